@@ -1,0 +1,52 @@
+"""Gates: filters, scorers and dedupers. Concurrent work prepares, serial work decides, in job order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from kdaug.generator import Generate
+from kdaug.record import Json, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a record was not kept: `reason` is `gate:rule`, `detail` the evidence (twin, score, n-gram…)."""
+
+    reason: str
+    detail: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A record as a gate hands it on (perhaps with a score more), and what `decide` needs besides."""
+
+    record: Record
+    evidence: Any = None
+
+
+class Gate:
+    """The one base class: no-op defaults, so that a gate writes only what it does.
+
+    A gate is a value: `start` returns one with fresh state, so that a recipe can run twice. Its dataclass fields are
+    its configuration; state lives in fields with `init=False` or in attributes that `start` sets.
+    """
+
+    name: ClassVar[str] = "gate"
+    roles: ClassVar[tuple[str, ...]] = ()
+
+    def start(self, seeds: Sequence[Record]) -> Gate:
+        """Fresh state; `seeds` are known before the first record."""
+        return self
+
+    async def prepare(self, record: Record, generate: Generate) -> Prepared:
+        """Concurrent: embed, score, search. A TeacherError or ParseError here drops this record alone."""
+        return Prepared(record)
+
+    def decide(self, prepared: Prepared) -> Drop | None:
+        """Serial, in job order, no await."""
+        return None
+
+    def remember(self, prepared: Prepared) -> None:
+        """Serial: the record is kept, the index grows. On resume it is called for what was kept before."""

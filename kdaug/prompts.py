@@ -1,0 +1,89 @@
+"""Prompt templates: plain Jinja2 files in `templates/`, rendered in a sandbox; a user's own folder goes first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdaug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+# The folder of this run's user, seen by the run's own tasks only.
+_overlay: ContextVar[Path | None] = ContextVar("templates", default=None)
+
+
+@cache
+def shipped() -> Path:
+    """`kdaug/templates` in a wheel, `templates/` beside the package in a checkout."""
+    inside = Path(str(files("kdaug"))) / "templates"
+    return inside if inside.is_dir() else inside.parents[1] / "templates"
+
+
+@contextmanager
+def overlay(folder: Path | None) -> Iterator[None]:
+    """Within it, templates of `folder` (laid out as `templates/`) replace the shipped ones of the same name."""
+    if folder is not None and not folder.is_dir():
+        raise ConfigError(f"no folder of templates at {folder}")
+    token = _overlay.set(folder)
+    try:
+        yield
+    finally:
+        _overlay.reset(token)
+
+
+def folders() -> tuple[Path, ...]:
+    mine = _overlay.get()
+    return (shipped(),) if mine is None else (mine, shipped())
+
+
+def render(name: str, *, section: str = "prompts", **values: Any) -> str:
+    """The text of `templates/<section>/<name>.j2`, stripped.
+
+    Raises ConfigError when there is no such template, when it uses a value that it was not given, or when it is wrong.
+    """
+    from jinja2 import TemplateError, TemplateNotFound
+
+    try:
+        return _environment(folders(), section).get_template(f"{name}.j2").render(**values).strip()
+    except TemplateNotFound as e:
+        raise ConfigError(f"no template {section}/{e.name} in {' or '.join(map(str, folders()))}") from e
+    except TemplateError as e:
+        where = f", line {e.lineno}" if getattr(e, "lineno", None) else ""
+        raise ConfigError(f"template {section}/{name}.j2{where}: {e}") from e
+
+
+def digest(name: str) -> str:
+    """A hash of every template that a component of this name renders (`templates/prompts/<name>/`), or ""."""
+    found: dict[str, Path] = {}
+    for folder in reversed(folders()):
+        found.update({p.name: p for p in sorted((folder / "prompts" / name).glob("*.j2"))})
+    if not found:
+        return ""
+    body = hashlib.blake2b(digest_size=8)
+    for file in sorted(found):
+        body.update(file.encode() + b"\0" + found[file].read_bytes() + b"\0")
+    return body.hexdigest()
+
+
+@cache
+def _environment(roots: tuple[Path, ...], section: str) -> ImmutableSandboxedEnvironment:
+    from jinja2 import FileSystemLoader, StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # A prompt is plain text for a model, not HTML: nothing is escaped.
+    return ImmutableSandboxedEnvironment(
+        loader=FileSystemLoader([root / section for root in roots]),
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=False,
+    )

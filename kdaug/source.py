@@ -1,0 +1,92 @@
+"""Sources: which parents the next job gets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from random import Random
+from typing import Protocol
+
+from kdaug.record import Record
+
+
+class Source(Protocol):
+    """`start` gives fresh state; `draw` the parents of the next job, or None when there are no more; `accept` hears of
+    what its stage kept. A draw never mixes held-out seeds (and what came of them) with others. `grows`: what `accept`
+    hears changes later draws, so the source never ends by itself.
+    """
+
+    @property
+    def seeds(self) -> Sequence[Record]: ...
+    @property
+    def grows(self) -> bool: ...
+    def start(self, held_out: Collection[str] = ()) -> Source: ...
+    def draw(self, rng: Random) -> tuple[Record, ...] | None: ...
+    def accept(self, record: Record) -> None: ...
+
+
+@dataclass
+class Each:
+    """Every seed once, in order."""
+
+    seeds: Sequence[Record]
+    grows = False
+    _next: int = field(default=0, init=False, repr=False)
+
+    def start(self, held_out: Collection[str] = ()) -> Each:
+        return Each(self.seeds)
+
+    def draw(self, rng: Random) -> tuple[Record, ...] | None:
+        if self._next >= len(self.seeds):
+            return None
+        self._next += 1
+        return (self.seeds[self._next - 1],)
+
+    def accept(self, record: Record) -> None:
+        pass
+
+
+@dataclass
+class GrowingPool:
+    """Demonstrations from the seeds and from what was kept so far (Self-Instruct, arXiv 2212.10560, §2.2).
+
+    A draw holds `from_grown` grown records (as many as there are) and seeds for the rest, so 8 seeds at first and 6 + 2
+    later. With held-out seeds, each job draws from one side only, in proportion to the seeds of the sides.
+    """
+
+    seeds: Sequence[Record]
+    from_seeds: int = 6  # paper, §2.2
+    from_grown: int = 2  # paper, §2.2
+    grows = True
+    _sides: list[tuple[list[Record], list[Record]]] = field(default_factory=list, init=False, repr=False)
+    _held_out: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+
+    def start(self, held_out: Collection[str] = ()) -> GrowingPool:
+        live = replace(self)
+        live._held_out = frozenset(held_out)
+        train = [s for s in self.seeds if s.id not in live._held_out]
+        test = [s for s in self.seeds if s.id in live._held_out]
+        live._sides = [(train, []), (test, [])]
+        return live
+
+    def draw(self, rng: Random) -> tuple[Record, ...] | None:
+        train, test = self._sides
+        seeds, grown = test if rng.random() * len(self.seeds) < len(test[0]) else train
+        old = rng.sample(grown, min(self.from_grown, len(grown)))
+        new = rng.sample(seeds, min(self.from_seeds + self.from_grown - len(old), len(seeds)))
+        return (*new, *old)
+
+    def accept(self, record: Record) -> None:
+        held = bool(record.roots) and self._held_out.issuperset(record.roots)
+        self._sides[held][1].append(record)
+
+
+def hold_out(seeds: Sequence[Record], share: float) -> frozenset[str]:
+    """The ids of the seeds that go to the test split: `share` of them (at least one, never all), by their hash, so that
+    the choice depends neither on their order nor on a seed."""
+    if share <= 0 or len(seeds) < 2:
+        return frozenset()
+    ids = sorted({s.id for s in seeds}, key=lambda i: hashlib.blake2b(i.encode()).digest())
+    return frozenset(ids[: min(len(ids) - 1, max(1, ceil(len(ids) * share - 1e-9)))])

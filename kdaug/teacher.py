@@ -1,0 +1,143 @@
+"""Teachers: one request in, one completion out. Retry, limits and budgets are teachers that wrap a teacher."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
+
+import orjson
+
+from kdaug.record import Json, Message, Messages, ToolCall
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample one completion. `logprobs`: how many alternatives a token to return (0: none).
+
+    `schema` constrains the reply: a JSON schema, a regular expression or a list of choices, e.g. `{"choice": [...]}`.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logprobs: int = 0
+    schema: Json = None
+
+
+class SamplingArgs(TypedDict, total=False):
+    """The keywords of `generate`: those of `Sampling`."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+    stop: Sequence[str]
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a teacher is asked. `nonce` tells apart equal requests of one run (a teacher may seed its sampling by it);
+    it is no part of what is asked, so not of the digest either."""
+
+    messages: Messages
+    sampling: Sampling = Sampling()
+    tools: tuple[Json, ...] = ()
+    nonce: int = field(default=0, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}
+        if self.tools:
+            plain["tools"] = list(self.tools)
+        return plain
+
+    def digest(self, teacher: str) -> str:
+        """64 bits that stand for (teacher, request) in a journal key."""
+        body = orjson.dumps([teacher, self.to_json()], option=orjson.OPT_SORT_KEYS)
+        return hashlib.blake2b(body, digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens, as the teacher counted them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenLogprobs:
+    """A model's own view of T tokens, at temperature 1.
+
+    `token_ids` [T], `token_logprobs` [T], `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the
+    probability outside the top k.
+    """
+
+    token_ids: np.ndarray[Any, Any]
+    token_logprobs: np.ndarray[Any, Any]
+    top_ids: np.ndarray[Any, Any]
+    top_logprobs: np.ndarray[Any, Any]
+    residual: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A teacher's answer. `reasoning` is kept apart from `text`; `teacher` and `key` are set by the engine."""
+
+    text: str
+    finish_reason: FinishReason = "stop"
+    reasoning: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    usage: Usage = Usage()
+    logprobs: TokenLogprobs | None = field(default=None, compare=False)
+    teacher: str = ""
+    key: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether it ended because `max_tokens` were used up: its last piece is suspect."""
+        return self.finish_reason == "length"
+
+
+class Teacher(Protocol):
+    """The one-method boundary to a model.
+
+    `name` (model, revision, kind of endpoint) is part of every journal key; `concurrency` is how many requests it can
+    use in flight. `open` is called once, before the first request, with a folder of the run in which the teacher may
+    keep what must survive a kill. `flush`: every live job waits, so send what you hold back.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def concurrency(self) -> int: ...
+    async def open(self, state: Path) -> None: ...
+    async def generate(self, request: Request) -> Completion: ...
+    async def flush(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+@runtime_checkable
+class ScoringTeacher(Protocol):
+    """A white-box teacher: it can score a given completion."""
+
+    async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
+        """Score the completion's tokens (end-of-turn included), each given all before it."""
+        ...
+
+
+def as_messages(prompt: str | Sequence[Message]) -> Messages:
+    return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
