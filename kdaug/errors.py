@@ -1,7 +1,7 @@
 """Every error that kdaug raises on purpose.
 
     KdaugError
-    ├─ ConfigError           before any call: a wrong recipe, a bad seed line, a missing role or extra, another run's folder
+    ├─ ConfigError           before any call: a wrong recipe, a bad seed line, a missing extra, another run's folder
     ├─ TeacherError          a call failed; carries .request, .teacher, .retryable
     │  ├─ TeacherTimeout     ┐
     │  ├─ RateLimited        │ retryable: given up after the policy's tries, then the record is dropped

@@ -49,14 +49,14 @@ def render(name: str, *, section: str = "prompts", **values: Any) -> str:
 
     Raises ConfigError when there is no such template, when it uses a value that it was not given, or when it is wrong.
     """
-    from jinja2 import TemplateError, TemplateNotFound
+    from jinja2 import TemplateError, TemplateNotFound, TemplateSyntaxError
 
     try:
         return _environment(folders(), section).get_template(f"{name}.j2").render(**values).strip()
     except TemplateNotFound as e:
         raise ConfigError(f"no template {section}/{e.name} in {' or '.join(map(str, folders()))}") from e
     except TemplateError as e:
-        where = f", line {e.lineno}" if getattr(e, "lineno", None) else ""
+        where = f", line {e.lineno}" if isinstance(e, TemplateSyntaxError) else ""
         raise ConfigError(f"template {section}/{name}.j2{where}: {e}") from e
 
 
@@ -82,7 +82,7 @@ def _environment(roots: tuple[Path, ...], section: str) -> ImmutableSandboxedEnv
     return ImmutableSandboxedEnvironment(
         loader=FileSystemLoader([root / section for root in roots]),
         undefined=StrictUndefined,
-        autoescape=False,  # noqa: S701
+        autoescape=False,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=False,

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Kind: TypeAlias = Literal["prompt", "completion", "preference", "unpaired"]
 KINDS: tuple[Kind, ...] = ("prompt", "completion", "preference", "unpaired")
@@ -86,8 +86,8 @@ class Record:
     `completion` is the chosen answer when `rejected` is set. `scores`: higher is better, everywhere. `parents` are ids
     of the records that it was made from, `roots` those of its ancestor seeds (splits are disjoint by these),
     `teachers` every model whose words are in it (their terms follow it), `replies` the journal keys of the replies
-    that it itself was made from (those of its parents are theirs). `meta` is the user's: kdaug itself writes only `instruction` and `input` there, the two
-    halves of a prompt in Alpaca's shape.
+    that it itself was made from (those of its parents are theirs). `meta` is the user's: kdaug itself writes only
+    `instruction` and `input` there, the two halves of a prompt in Alpaca's shape.
     """
 
     prompt: Messages
