@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kdaug.generator import Generate
-from kdaug.record import Json, Record
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Why a record was not kept: `reason` is `gate:rule`, `detail` the evidence (twin, score, n-gram…)."""
-
-    reason: str
-    detail: Mapping[str, Json] = field(default_factory=dict)
+from kdaug.record import Drop, Record
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Protocol, Unpack
 
-from kdaug.record import Json, Message, Record
+from kdaug.record import Discarded, Json, Message, Record
 from kdaug.teacher import Completion, SamplingArgs, TokenLogprobs
 
 
@@ -41,11 +41,14 @@ class Generate(Protocol):
 class Generator(Protocol):
     """`name` is the folder of its templates and goes into `Record.by`; `roles` are those it cannot do without.
 
-    A generator is a function of (parents, replies, rng): no clock, no global random, no state between calls.
+    What it made and turned down itself it returns as `Discarded`. A generator is a function of (parents, replies,
+    rng): no clock, no global random, no state between calls.
     """
 
     @property
     def name(self) -> str: ...
     @property
     def roles(self) -> tuple[str, ...]: ...
-    async def __call__(self, parents: Sequence[Record], generate: Generate, rng: Random) -> list[Record]: ...
+    async def __call__(
+        self, parents: Sequence[Record], generate: Generate, rng: Random
+    ) -> Sequence[Record | Discarded]: ...

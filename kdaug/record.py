@@ -194,6 +194,23 @@ class Record:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a record was not kept: `reason` is `gate:rule`, `detail` the evidence (twin, score, n-gram…)."""
+
+    reason: str
+    detail: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Discarded:
+    """A record that a generator made and itself turns down (a failed evolution, a contradictory instance): it is
+    counted and kept aside as any other drop."""
+
+    record: Record
+    drop: Drop
+
+
 def _plain(messages: Messages | None) -> list[dict[str, Json]] | None:
     return None if messages is None else [m.to_json() for m in messages]
 
