@@ -1,0 +1,531 @@
+"""The engine: concurrent work prepares, serial work decides, in job order.
+
+    feed:    draw the parents of job j (it sees what jobs 0 … j-window kept) and start its work
+    work:    generator, then every gate's prepare, concurrently with the jobs of the window
+    settle:  one job at a time, in order: every gate's decide, remember, commit; the kept go to the next stage
+
+A job that the journal has decided is settled from there by the same `feed` and `settle`; a job that it only has
+replies for works as ever, and is answered from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from random import Random
+from typing import Unpack
+
+from kdaug.errors import ConfigError, KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.gate import Gate, Prepared
+from kdaug.generator import Generate, Generator
+from kdaug.journal import Commit, Dropped, Journal, Kept
+from kdaug.record import Discarded, Drop, Json, Message, Record
+from kdaug.source import Source
+from kdaug.teacher import (
+    Completion,
+    Request,
+    Sampling,
+    SamplingArgs,
+    ScoringTeacher,
+    Teacher,
+    TokenLogprobs,
+    as_messages,
+)
+
+TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
+FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
+WINDOW_PER_SLOT = (
+    8  # simulated: 8 x the teacher's slots lose nothing to in-order commits where max_tokens caps the tail
+)
+
+GROWING_WINDOW_PER_SLOT = 2  # a wider one would draw from a stale pool
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A generator and the gates behind it. `window`: jobs at work at a time (None: from the teachers' concurrency).
+
+    All `prepare` of a stage run before any `decide`, so a gate that costs money belongs in a later stage than one that
+    drops for free: `Stage(Pass(), [Judge()])`.
+    """
+
+    generator: Generator
+    gates: Sequence[Gate] = ()
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class Ending:
+    """`by`: source, target, max_jobs, interrupted or failed."""
+
+    by: str
+    error: BaseException | None = None
+
+
+@dataclass
+class StageStats:
+    name: str
+    jobs: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    live: int = 0  # jobs at work now
+
+
+@dataclass
+class Stats:
+    """What a run did so far; the progress display reads it. Calls and tokens are those of this process."""
+
+    stages: list[StageStats]
+    calls: int = 0
+    failed_calls: int = 0
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    replayed: int = 0  # jobs settled from the journal
+    target: int | None = None
+
+
+class _Closing(Exception):
+    """No new call is made any more: the job that wanted one stays open."""
+
+
+@dataclass
+class _Job:
+    number: int
+    parents: tuple[Record, ...]
+    outcome: asyncio.Task[_Outcome | None] | None = None
+    decided: Commit | None = None
+    replies: dict[str, Completion | TeacherError] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a job's concurrent half ends with: a child is ready for its gates, or already a drop."""
+
+    children: list[tuple[Record, list[Prepared]] | Dropped]
+    teacher_failed: bool = False
+
+
+@dataclass
+class _Line:
+    """A stage at work."""
+
+    index: int
+    stage: Stage
+    gates: list[Gate]
+    window: int
+    stats: StageStats
+    decided: Iterator[Commit]
+    committed: int
+    asked: int
+    jobs: asyncio.Queue[_Job | None] = field(default_factory=asyncio.Queue)
+    returned: asyncio.Queue[list[Record]] = field(default_factory=asyncio.Queue)
+    kept: asyncio.Queue[Record | None] = field(default_factory=asyncio.Queue)
+    failures: deque[bool] = field(default_factory=lambda: deque(maxlen=FAILURE_WINDOW))
+
+    @property
+    def remembering(self) -> list[Gate]:
+        return [g for g in self.gates if type(g).remember is not Gate.remember]
+
+
+class Engine:
+    """One run of stages over a source. `teachers` by role; `windows` one a stage (see `resolve_windows`)."""
+
+    def __init__(
+        self,
+        source: Source,
+        stages: Sequence[Stage],
+        *,
+        teachers: Mapping[str, Teacher],
+        journal: Journal,
+        state: Path,
+        windows: Sequence[int],
+        held_out: frozenset[str] = frozenset(),
+        seed: int = 0,
+        target: int | None = None,
+        max_jobs: int | None = None,
+        max_failure_rate: float = 0.2,
+    ) -> None:
+        self._source, self._teachers, self._journal, self._state = source.start(held_out), teachers, journal, state
+        self._seed, self._target, self._max_jobs, self._max_failures = seed, target, max_jobs, max_failure_rate
+        self.stats = Stats([StageStats(f"{i}.{stage.generator.name}") for i, stage in enumerate(stages)], target=target)
+        self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
+        for above, below in zip(self._lines, self._lines[1:], strict=False):
+            above.kept = asyncio.Queue(below.window)
+        self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in teachers.values()}
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._ending: Ending | None = None
+        self._capped = False
+        self._over = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    async def run(self) -> Ending:
+        """Runs until the source ends, a target or cap is reached, something fails, or `halt` is called.
+
+        Calls in flight are awaited and journalled even then. An unforeseen exception (a bug in a generator or gate)
+        is raised as it is.
+        """
+        try:
+            async with asyncio.TaskGroup() as self._work_group:
+                hands = [
+                    self._work_group.create_task(hand(line))
+                    for line in self._lines
+                    for hand in (self._feed, self._settle)
+                ]
+                await self._over.wait()
+                for task in hands:
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            self._over.set()
+            await self._quiet.wait()
+            await self._journal.drained()
+            for teacher in {id(t): t for t in self._teachers.values()}.values():
+                opened = self._opening.get(id(teacher))
+                if opened is not None and opened.done() and not opened.cancelled() and opened.exception() is None:
+                    await teacher.aclose()
+        assert self._ending is not None
+        return self._ending
+
+    def halt(self, by: str, error: BaseException | None = None) -> None:
+        """Ends the run cleanly: no new call is made, those in flight are awaited and kept."""
+        if self._ending is None:
+            self._ending = Ending(by, error)
+            self._over.set()
+
+    # -- one stage -------------------------------------------------------------------------------------------------
+
+    def _line(self, index: int, stage: Stage, window: int, seeds: Sequence[Record]) -> _Line:
+        gates = [gate.start(seeds) for gate in stage.gates]
+        decided, committed, asked = (
+            self._journal.commits(index),
+            self._journal.committed(index),
+            self._journal.asked(index),
+        )
+        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked)
+
+    async def _feed(self, line: _Line) -> None:
+        number = 0
+        while True:
+            if number >= line.window:
+                for record in await line.returned.get():
+                    if line.index == 0:
+                        self._source.accept(record)
+            parents = await self._draw(line, number)
+            if parents is None:
+                break
+            line.jobs.put_nowait(self._start(line, number, parents))
+            number += 1
+        line.jobs.put_nowait(None)
+
+    async def _draw(self, line: _Line, number: int) -> tuple[Record, ...] | None:
+        if line.index > 0:
+            record = await self._lines[line.index - 1].kept.get()
+            return None if record is None else (record,)
+        if self._max_jobs is not None and number >= self._max_jobs:
+            self._capped = self._source.draw(self._rng("draw", number)) is not None
+            return None
+        return self._source.draw(self._rng("draw", number))
+
+    def _start(self, line: _Line, number: int, parents: tuple[Record, ...]) -> _Job:
+        job = _Job(number, parents)
+        if number < line.committed:
+            job.decided = next(line.decided)
+            if self._reopened(job.decided):
+                job.decided = None
+        if job.decided is None or (line.remembering and job.decided.kept):
+            if number < line.asked and (job.decided is None or any(g.roles for g in line.remembering)):
+                job.replies = self._journal.replies(line.index, number)
+            line.stats.live += job.decided is None
+            job.outcome = self._work_group.create_task(self._work(line, job))
+        return job
+
+    def _reopened(self, commit: Commit) -> bool:
+        """Whether an earlier target, another than today's, cut this job: then it is decided anew, from its replies."""
+        return any(
+            d.drop.reason == TARGET_REACHED and d.drop.detail.get("target") != self._target for d in commit.dropped
+        )
+
+    async def _settle(self, line: _Line) -> None:
+        last = line is self._lines[-1]
+        while (job := await line.jobs.get()) is not None:
+            outcome = None if job.outcome is None else await job.outcome
+            if job.decided is not None:
+                commit = self._recall(line, job.decided, outcome, last)
+            elif outcome is None:
+                return  # the run is ending and this job stays open: nothing after it is decided
+            else:
+                line.stats.live -= 1
+                commit = self._decide(line, outcome, last)
+                self._journal.add_commit(line.index, job.number, commit)
+            self._count(line, commit)
+            if last and self._target is not None and line.stats.kept >= self._target:
+                self.halt("target")
+                return
+            if outcome is not None and job.decided is None:
+                self._watch(line, outcome)
+            line.returned.put_nowait([k.record for k in commit.kept])
+            if not last:
+                for kept in commit.kept:
+                    await line.kept.put(kept.record)
+        if last:
+            self.halt("max_jobs" if self._capped else "source")
+        else:
+            await line.kept.put(None)
+
+    def _decide(self, line: _Line, outcome: _Outcome, last: bool) -> Commit:
+        kept: list[Kept] = []
+        dropped: list[Dropped] = []
+        room = self._room(line, last)
+        for place, child in enumerate(outcome.children):
+            if isinstance(child, Dropped):
+                dropped.append(child)
+                continue
+            record, prepared = child
+            if room is not None and len(kept) >= room:
+                dropped.append(Dropped(place, record, Drop(TARGET_REACHED, {"target": self._target})))
+                continue
+            drop = next((d for g, p in zip(line.gates, prepared, strict=True) if (d := g.decide(p)) is not None), None)
+            final = prepared[-1].record if prepared else record
+            if drop is not None:
+                dropped.append(Dropped(place, final, drop))
+                continue
+            for gate, evidence in zip(line.gates, prepared, strict=True):
+                gate.remember(evidence)
+            kept.append(Kept(place, final))
+        return Commit(tuple(kept), tuple(dropped))
+
+    def _room(self, line: _Line, last: bool) -> int | None:
+        """How many more the target lets the last stage keep."""
+        return self._target - line.stats.kept if last and self._target is not None else None
+
+    def _recall(self, line: _Line, commit: Commit, outcome: _Outcome | None, last: bool) -> Commit:
+        """A job decided before: the gates that remember hear of what it kept."""
+        self.stats.replayed += 1
+        if outcome is not None:
+            for child in outcome.children:
+                assert not isinstance(child, Dropped)
+                for gate, evidence in zip(line.remembering, child[1], strict=True):
+                    gate.remember(evidence)
+        return replace(commit, kept=commit.kept[: self._room(line, last)])
+
+    def _count(self, line: _Line, commit: Commit) -> None:
+        line.stats.jobs += 1
+        line.stats.kept += len(commit.kept)
+        line.stats.dropped.update(d.drop.reason for d in commit.dropped)
+
+    def _watch(self, line: _Line, outcome: _Outcome) -> None:
+        """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records."""
+        line.failures.append(outcome.teacher_failed)
+        failed, allowed = sum(line.failures), self._max_failures * FAILURE_WINDOW
+        if failed > allowed:
+            stage, last = line.stats.name, outcome.children[-1]
+            why = last.drop.detail.get("error", "") if isinstance(last, Dropped) else ""
+            message = (
+                f"{failed} of the last {len(line.failures)} jobs of {stage} failed at the teacher, the last with: {why}"
+            )
+            self.halt(
+                "failed", TeacherUnavailable(f"{message} (mend it and run the same command: it goes on from here)")
+            )
+
+    # -- one job ---------------------------------------------------------------------------------------------------
+
+    async def _work(self, line: _Line, job: _Job) -> _Outcome | None:
+        """The concurrent half of a job; None when the run ends before it is done."""
+        try:
+            if job.decided is not None:
+                return await self._prepare_again(line, job, job.decided)
+            made, failed = await self._generate(line, job)
+            one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
+            if len(made) > 1 and line.gates:
+                return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
+            return _Outcome([await child for child in one_by_one], failed)
+        except _Closing:
+            return None
+        except KdaugError as e:
+            self.halt("failed", e)
+            return None
+
+    async def _generate(self, line: _Line, job: _Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
+        generate = _Scope(self, line, job, "")
+        try:
+            rng = self._rng(line.index, job.number)
+            return await line.stage.generator(job.parents, generate, rng), False
+        except ParseError as e:
+            drop, failed = Drop(e.reason, {"reply": shorten(e.text, 1000)}), False
+        except TeacherError as e:
+            if e.fatal:
+                raise
+            drop, failed = Drop(e.reason, {"error": str(e)}), True
+        return [Dropped(0, job.parents[0] if len(job.parents) == 1 else None, drop)], failed
+
+    async def _prepare(
+        self, line: _Line, job: _Job, place: int, child: Record | Discarded | Dropped
+    ) -> tuple[Record, list[Prepared]] | Dropped:
+        if isinstance(child, Dropped):
+            return child
+        if isinstance(child, Discarded):
+            return Dropped(place, child.record, child.drop)
+        record, prepared = child, []
+        try:
+            for number, gate in enumerate(line.gates):
+                ready = await gate.prepare(record, _Scope(self, line, job, f"{place}.{number}.{gate.name}"))
+                prepared.append(ready)
+                record = ready.record
+        except ParseError as e:
+            return Dropped(place, record, Drop(e.reason, {"reply": shorten(e.text, 1000)}))
+        except TeacherError as e:
+            if e.fatal:
+                raise
+            return Dropped(place, record, Drop(e.reason, {"error": str(e)}))
+        return child, prepared
+
+    async def _prepare_again(self, line: _Line, job: _Job, commit: Commit) -> _Outcome:
+        """What the remembering gates need of the records that this job kept."""
+
+        async def again(kept: Kept) -> tuple[Record, list[Prepared]]:
+            scopes = {g: f"{kept.child}.{n}.{g.name}" for n, g in enumerate(line.gates) if g in line.remembering}
+            return kept.record, [await g.prepare(kept.record, _Scope(self, line, job, s)) for g, s in scopes.items()]
+
+        return _Outcome(list(await asyncio.gather(*map(again, commit.kept))))
+
+    # -- one call --------------------------------------------------------------------------------------------------
+
+    def teacher(self, role: str) -> Teacher:
+        """The teacher of a role; a judge is the teacher where none is named."""
+        found = self._teachers.get(role) or (self._teachers.get("teacher") if role == "judge" else None)
+        if found is None:
+            raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
+        return found
+
+    async def ask(self, line: _Line, job: _Job, role: str, key: str, request: Request) -> Completion:
+        known = job.replies.pop(key, None)
+        if known is None:
+            known = await self._call(line, job, role, key, request)
+        if isinstance(known, TeacherError):
+            raise known
+        return known
+
+    async def _call(self, line: _Line, job: _Job, role: str, key: str, request: Request) -> Completion | TeacherError:
+        """Asks for real. The slot is held until the reply is durable: a kill repeats at most the calls in flight."""
+        teacher = self.teacher(role)
+        async with self._slots[id(teacher)], self._in_flight():
+            if self._over.is_set():
+                raise _Closing
+            await self._open(teacher)
+            reply: Completion | TeacherError
+            try:
+                reply = replace(await teacher.generate(request), teacher=teacher.name, key=key)
+                self.stats.prompt_tokens += reply.usage.prompt_tokens
+                self.stats.completion_tokens += reply.usage.completion_tokens
+            except TeacherError as e:
+                if e.fatal:
+                    raise
+                self.stats.failed_calls += 1
+                reply = e
+            await self._journal.add_reply(line.index, job.number, key, role, teacher.name, request, reply)
+            self.stats.calls += 1
+        return reply
+
+    @asynccontextmanager
+    async def _in_flight(self) -> AsyncIterator[None]:
+        self.stats.in_flight += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self.stats.in_flight -= 1
+            if self.stats.in_flight == 0:
+                self._quiet.set()
+
+    async def _open(self, teacher: Teacher) -> None:
+        """Opened at its first call, once: a run that the journal answers needs no engine and no key."""
+        opening = self._opening.get(id(teacher))
+        if opening is None:
+            folder = self._state / "".join(c if c.isalnum() or c in "-._" else "_" for c in teacher.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            opening = self._opening[id(teacher)] = asyncio.ensure_future(teacher.open(folder))
+        if not opening.done():
+            await asyncio.shield(opening)
+        opening.result()
+
+    async def score(
+        self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
+    ) -> TokenLogprobs:
+        teacher = self.teacher(role)
+        if not isinstance(teacher, ScoringTeacher):
+            raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
+        async with self._slots[id(teacher)], self._in_flight():
+            if self._over.is_set():
+                raise _Closing
+            await self._open(teacher)
+            return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
+
+    def _rng(self, *path: object) -> Random:
+        return Random(f"{self._seed}/{path}")
+
+
+class _Scope:
+    """`generate` as a generator or gate sees it: it names every call by its place, so that a reply finds its asker."""
+
+    __slots__ = ("_engine", "_job", "_line", "_scope", "_seen")
+
+    def __init__(self, engine: Engine, line: _Line, job: _Job, scope: str) -> None:
+        self._engine, self._line, self._job, self._scope = engine, line, job, scope
+        self._seen: Counter[str] = Counter()
+
+    async def __call__(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        role: str = "teacher",
+        schema: Json = None,
+        tools: Sequence[Json] = (),
+        logprobs: int = 0,
+        **sampling: Unpack[SamplingArgs],
+    ) -> Completion:
+        if "stop" in sampling:
+            sampling["stop"] = tuple(sampling["stop"])
+        how = Sampling(schema=schema, logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
+        request = Request(as_messages(prompt), how, tuple(tools))
+        digest = request.digest(self._engine.teacher(role).name)
+        occurrence = self._seen[digest]  # taken before the first await: siblings of one scope never swap replies
+        self._seen[digest] += 1
+        key = f"{self._line.index}/{self._job.number}/{self._scope}/{digest}/{occurrence}"
+        nonce = int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
+        return await self._engine.ask(self._line, self._job, role, key, replace(request, nonce=nonce))
+
+    async def logprobs(
+        self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
+    ) -> TokenLogprobs:
+        return await self._engine.score(role, prompt, completion, top_k)
+
+    def branch(self, label: str | int) -> Generate:
+        return _Scope(self._engine, self._line, self._job, f"{self._scope}:{label}")
+
+
+def resolve_windows(
+    source: Source, stages: Sequence[Stage], teachers: Mapping[str, Teacher], target: int | None
+) -> list[int]:
+    """How many jobs each stage works on at a time. The draws of a growing pool depend on it, so a run keeps its own."""
+    slots = max((t.concurrency for t in teachers.values()), default=1)
+    windows = [WINDOW_PER_SLOT * slots] * len(stages)
+    if source.grows:
+        # A pool that is to grow to N in one window would never show a grown demonstration.
+        enough = max(1, (target or 8 * slots) // 8)
+        windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, enough)
+    return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that mattered in a task group: the first that is no mere cancellation."""
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise AssertionError("an exception group is never empty")

@@ -1,0 +1,325 @@
+"""The journal: every reply and every decision of a run, in one SQLite file, so that nothing is asked or decided twice.
+
+One writer, group commit: whoever writes awaits the transaction that holds his row, and one transaction takes all rows
+that came while the one before it was on its way to the disk. Job numbers of a stage are committed in order, without
+holes, so a kill can only take the newest ones; what they were decided from (the replies) was durable before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+import kdaug.errors
+from kdaug.errors import ConfigError, JournalError, TeacherError
+from kdaug.record import Drop, Json, Record, ToolCall
+from kdaug.teacher import Completion, Request, Usage
+
+FORMAT = 1
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replies (
+    stage INTEGER NOT NULL, job INTEGER NOT NULL, key TEXT NOT NULL, role TEXT NOT NULL, teacher TEXT NOT NULL,
+    request BLOB NOT NULL, reply BLOB NOT NULL, failed INTEGER NOT NULL,
+    prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS replies_by_job ON replies (stage, job);
+CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, dropped BLOB NOT NULL);
+"""
+# A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
+STAGE_BITS = 40
+PAGE = 512  # commits read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """`child` is the record's place among those that its job made: gates are scoped by it."""
+
+    child: int
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """`record` is None where a whole job of several parents fell."""
+
+    child: int
+    record: Record | None
+    drop: Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    kept: tuple[Kept, ...]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One reply as the journal has it, with the request that it answers."""
+
+    key: str
+    role: str
+    teacher: str
+    request: Mapping[str, Any]
+    reply: Completion | TeacherError
+
+
+Row = tuple[str, tuple[object, ...]]
+ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
+ADD_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+
+
+class Journal:
+    """`Journal(folder)` opens `folder/journal.sqlite` for one run at a time; `Journal.read_only` looks at it meanwhile.
+
+    Raises ConfigError when another run holds it, JournalError when it cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, *, _write: bool = True) -> None:
+        from filelock import FileLock, Timeout
+
+        self.path = folder / "journal.sqlite"
+        self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._broken: JournalError | None = None
+        self._lock = FileLock(folder / "run.lock")
+        if _write:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as e:
+                raise ConfigError(f"another run is writing to {folder}: wait for it, or choose another --out") from e
+        elif not self.path.is_file():
+            raise ConfigError(f"{folder} is not a run folder: it has no journal.sqlite")
+        with self._guarded("open"):
+            address = str(self.path) if _write else f"{self.path.absolute().as_uri()}?mode=ro"
+            self._reader = sqlite3.connect(address, uri=not _write, check_same_thread=False)
+            self._writer = sqlite3.connect(address, uri=not _write, check_same_thread=False, isolation_level=None)
+            if _write:
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                # FULL: a transaction is on the disk when it returns, even if the machine loses power next.
+                self._writer.execute("PRAGMA synchronous=FULL")
+                self._writer.executescript(SCHEMA)
+            found = self.meta("format")
+            if found is None and _write:
+                self.set_meta("format", FORMAT)
+            elif found != FORMAT:
+                raise JournalError(f"{self.path} has format {found}, this kdaug reads {FORMAT}: use another --out")
+
+    @classmethod
+    def read_only(cls, folder: Path) -> Journal:
+        return cls(folder, _write=False)
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+
+    async def add_reply(
+        self,
+        stage: int,
+        job: int,
+        key: str,
+        role: str,
+        teacher: str,
+        request: Request,
+        reply: Completion | TeacherError,
+    ) -> None:
+        """Returns when the reply is durable."""
+        usage = reply.usage if isinstance(reply, Completion) else Usage()
+        row = (
+            stage,
+            job,
+            key,
+            role,
+            teacher,
+            orjson.dumps(request.to_json()),
+            orjson.dumps(_reply_to_json(reply)),
+            isinstance(reply, TeacherError),
+            usage.prompt_tokens,
+            usage.completion_tokens,
+        )
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((ADD_REPLY, row), durable)
+        await durable
+
+    def add_commit(self, stage: int, job: int, commit: Commit) -> None:
+        """Returns at once: a commit that a kill takes is decided again, alike, from the replies."""
+        kept = [[k.child, k.record.to_json()] for k in commit.kept]
+        dropped = [
+            [d.child, None if d.record is None else d.record.to_json(), d.drop.reason, d.drop.detail]
+            for d in commit.dropped
+        ]
+        self._add((ADD_COMMIT, (stage << STAGE_BITS | job, orjson.dumps(kept), orjson.dumps(dropped))), None)
+
+    async def drained(self) -> None:
+        """Returns when all that was added so far is durable."""
+        while self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        if self._broken is not None:
+            raise self._broken
+
+    def set_meta(self, name: str, value: Json) -> None:
+        with self._guarded("write"):
+            self._writer.execute(ADD_META, (name, orjson.dumps(value).decode()))
+
+    def close(self) -> None:
+        for connection in (self._reader, self._writer):
+            connection.close()
+        self._lock.release()
+
+    def _add(self, row: Row, durable: asyncio.Future[None] | None) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._pending.append((row, durable))
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Writes what is pending, transaction by transaction, and ends when nothing is."""
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, []
+                await asyncio.to_thread(self._write, [row for row, _ in batch])
+                for _, durable in batch:
+                    if durable is not None and not durable.done():
+                        durable.set_result(None)
+        except JournalError as e:
+            self._broken = e
+            for _, durable in [*batch, *self._pending]:
+                if durable is not None and not durable.done():
+                    durable.set_exception(e)
+            self._pending.clear()
+        finally:
+            self._flusher = None
+
+    def _write(self, rows: list[Row]) -> None:
+        with self._guarded("write"):
+            self._writer.execute("BEGIN IMMEDIATE")
+            for statement, values in rows:
+                self._writer.execute(statement, values)
+            self._writer.execute("COMMIT")
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def meta(self, name: str) -> Any:
+        with self._guarded("read"):
+            row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else orjson.loads(row[0])
+
+    def committed(self, stage: int) -> int:
+        """How many jobs of the stage are decided: 0 … n-1."""
+        first, last = stage << STAGE_BITS, (stage + 1) << STAGE_BITS
+        [(newest,)] = self._select("SELECT max(id) FROM commits WHERE id >= ? AND id < ?", first, last)
+        return 0 if newest is None else newest - first + 1
+
+    def commits(self, stage: int) -> Iterator[Commit]:
+        """The stage's commits in job order, a page at a time."""
+        for kept, dropped in self._commit_rows(stage):
+            yield Commit(_kept(kept), _dropped(dropped))
+
+    def kept(self, stage: int) -> Iterator[Record]:
+        """What the stage kept, in order; the dropped are not even parsed."""
+        for kept, _ in self._commit_rows(stage):
+            for _, record in orjson.loads(kept):
+                yield Record.from_json(record)
+
+    def asked(self, stage: int) -> int:
+        """One more than the highest job number of the stage that has a reply."""
+        [(newest,)] = self._select("SELECT max(job) FROM replies WHERE stage = ?", stage)
+        return 0 if newest is None else newest + 1
+
+    def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError]:
+        """The replies that a job has so far, by key."""
+        rows = self._select("SELECT key, teacher, reply FROM replies WHERE stage = ? AND job = ?", stage, job)
+        return {key: _reply_from_json(orjson.loads(reply), teacher, key) for key, teacher, reply in rows}
+
+    def calls(self, stage: int, job: int) -> list[Call]:
+        """The same with their requests, in the order in which they came in."""
+        rows = self._select(
+            "SELECT key, role, teacher, request, reply FROM replies WHERE stage = ? AND job = ? ORDER BY rowid",
+            stage,
+            job,
+        )
+        return [
+            Call(key, role, teacher, orjson.loads(request), _reply_from_json(orjson.loads(reply), teacher, key))
+            for key, role, teacher, request, reply in rows
+        ]
+
+    def usage(self) -> dict[str, dict[str, int]]:
+        """Calls and tokens by teacher; `failed` are the calls that were given up."""
+        rows = self._select(
+            "SELECT teacher, count(*), sum(failed), sum(prompt_tokens), sum(completion_tokens) FROM replies "
+            "GROUP BY teacher ORDER BY teacher"
+        )
+        names = ("calls", "failed", "prompt_tokens", "completion_tokens")
+        return {teacher: dict(zip(names, counts, strict=True)) for teacher, *counts in rows}
+
+    def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
+        at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS
+        query = "SELECT id, kept, dropped FROM commits WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+        while page := self._select(query, at, end, PAGE):
+            for _, kept, dropped in page:
+                yield kept, dropped
+            at = page[-1][0] + 1
+
+    def _select(self, query: str, *values: object) -> list[Any]:
+        with self._guarded("read"):
+            return self._reader.execute(query, values).fetchall()
+
+    @contextmanager
+    def _guarded(self, doing: str) -> Iterator[None]:
+        """Every SQLite error becomes ours, with the way out."""
+        try:
+            yield
+        except sqlite3.DatabaseError as e:
+            text = str(e)
+            if "locked" in text:
+                raise JournalError(f"{self.path} is locked by another program: end it and run again") from e
+            if "malformed" in text or "not a database" in text:
+                way_out = "restore it from a copy, or start anew with another --out"
+                raise JournalError(f"{self.path} is damaged ({text}): {way_out}") from e
+            way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
+            raise JournalError(f"cannot {doing} {self.path} ({text}): {way_out}") from e
+
+
+def _kept(blob: bytes) -> tuple[Kept, ...]:
+    return tuple(Kept(child, Record.from_json(record)) for child, record in orjson.loads(blob))
+
+
+def _dropped(blob: bytes) -> tuple[Dropped, ...]:
+    rows: Iterable[Any] = orjson.loads(blob)
+    return tuple(
+        Dropped(child, None if record is None else Record.from_json(record), Drop(reason, detail))
+        for child, record, reason, detail in rows
+    )
+
+
+def _reply_to_json(reply: Completion | TeacherError) -> dict[str, Any]:
+    if isinstance(reply, TeacherError):
+        return {"error": type(reply).__name__, "message": str(reply)}
+    plain: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage}
+    if reply.reasoning:
+        plain["reasoning"] = reply.reasoning
+    if reply.tool_calls:
+        plain["tool_calls"] = reply.tool_calls
+    return plain
+
+
+def _reply_from_json(plain: Mapping[str, Any], teacher: str, key: str) -> Completion | TeacherError:
+    if "error" in plain:
+        kind: type[TeacherError] = getattr(kdaug.errors, plain["error"], TeacherError)
+        return kind(plain["message"], teacher=teacher)
+    return Completion(
+        text=plain["text"],
+        finish_reason=plain["finish_reason"],
+        reasoning=plain.get("reasoning", ""),
+        tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
+        usage=Usage(**plain["usage"]),
+        teacher=teacher,
+        key=key,
+    )
