@@ -194,6 +194,10 @@ class Engine:
         assert self._ending is not None
         return self._ending
 
+    @property
+    def halting(self) -> bool:
+        return self._ending is not None
+
     def halt(self, by: str, error: BaseException | None = None) -> None:
         """Ends the run cleanly: no new call is made, those in flight are awaited and kept."""
         if self._ending is None:

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS replies (
     request BLOB NOT NULL, reply BLOB NOT NULL, failed INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS replies_by_job ON replies (stage, job);
+CREATE TABLE IF NOT EXISTS seeds (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, dropped BLOB NOT NULL);
 """
 # A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
@@ -167,6 +168,14 @@ class Journal:
         with self._guarded("write"):
             self._writer.execute(ADD_META, (name, orjson.dumps(value).decode()))
 
+    def set_seeds(self, seeds: Iterable[Record]) -> None:
+        """Keeps the seeds with the run, so that a record's story goes back to them."""
+        with self._guarded("write"):
+            self._writer.execute("BEGIN")
+            rows = ((seed.id, orjson.dumps(seed.to_json())) for seed in seeds)
+            self._writer.executemany("INSERT OR IGNORE INTO seeds VALUES (?, ?)", rows)
+            self._writer.execute("COMMIT")
+
     def close(self) -> None:
         for connection in (self._reader, self._writer):
             connection.close()
@@ -249,6 +258,14 @@ class Journal:
             Call(key, role, teacher, orjson.loads(request), _reply_from_json(orjson.loads(reply), teacher, key))
             for key, role, teacher, request, reply in rows
         ]
+
+    def commit(self, stage: int, job: int) -> Commit:
+        [(kept, dropped)] = self._select("SELECT kept, dropped FROM commits WHERE id = ?", stage << STAGE_BITS | job)
+        return Commit(_kept(kept), _dropped(dropped))
+
+    def seed(self, id: str) -> Record | None:
+        rows = self._select("SELECT record FROM seeds WHERE id = ?", id)
+        return Record.from_json(orjson.loads(rows[0][0])) if rows else None
 
     def usage(self) -> dict[str, dict[str, int]]:
         """Calls and tokens by teacher; `failed` are the calls that were given up."""

@@ -1,0 +1,191 @@
+"""What a run did: its funnel, and the whole story of one record, from the seed to the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdaug.errors import ConfigError
+from kdaug.journal import Call, Journal
+from kdaug.progress import reasons
+from kdaug.record import Drop, Message, Record, text_of
+from kdaug.teacher import Completion
+
+Counts = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and its place in the run. `drop` is None where it was kept, `stage` where it is a seed."""
+
+    record: Record
+    stage: int | None = None
+    job: int = 0
+    child: int = 0
+    drop: Drop | None = None
+
+
+class Story:
+    """Looks into a run folder, also while the run goes on. Raises ConfigError when it is none."""
+
+    def __init__(self, run: Path) -> None:
+        self._journal = Journal.read_only(run)
+        self._run = run
+        recipe = self._journal.meta("recipe") or {"stages": []}
+        self._stages = len(recipe["stages"])
+        self._places: dict[str, tuple[int, int, int, bool]] = {}
+
+    def facts(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self._run / "run.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"{self._run}/run.json cannot be read ({e}): run the recipe again to renew it") from e
+        return found
+
+    def funnel(self) -> Iterator[str]:
+        """Lines: what was asked, proposed, dropped by which reason, kept, and what it took."""
+        facts = self.facts()
+        recipe = facts["recipe"]
+        yield f"{self._run}: {recipe['name']}, {facts['status']}" + (
+            f" ({facts['ended_by']})" if facts["ended_by"] else ""
+        )
+        yield f"seeds: {facts['seeds']['count']}" + (
+            f" from {facts['seeds']['source']}" if facts["seeds"]["source"] else ""
+        )
+        for stage in facts["stages"]:
+            dropped: Counts = stage["dropped"]
+            proposed = stage["kept"] + sum(dropped.values())
+            yield f"{stage['name']}: {stage['jobs']} jobs proposed {proposed}, kept {stage['kept']}"
+            for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
+                yield f"    {count:>7}  {reason}"
+        for teacher, used in facts["usage"].items():
+            failed = f" ({used['failed']} failed)" if used.get("failed") else ""
+            tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
+            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}"
+        for split in facts.get("splits", []):
+            yield f"dataset: {split}" if isinstance(split, str) else f"dataset: {json.dumps(split)}"
+
+    def newest(self, count: int) -> list[Found]:
+        """The last stage's first `count` kept records."""
+        found: list[Found] = []
+        for job, commit in enumerate(self._journal.commits(self._stages - 1)):
+            found += [Found(k.record, self._stages - 1, job, k.child) for k in commit.kept]
+            if len(found) >= count:
+                break
+        return found[:count]
+
+    def find(self, prefix: str) -> Found:
+        """The record whose id begins with `prefix`. Raises ConfigError when there is none, or several."""
+        hits = sorted(i for i in self._index() if i.startswith(prefix))
+        if len(hits) == 1:
+            return self._at(hits[0])
+        seed = self._journal.seed(prefix)
+        if seed is not None:
+            return Found(seed)
+        if not hits:
+            raise ConfigError(f"{self._run} has no record {prefix!r}: ids are in its dataset and in dropped.parquet")
+        raise ConfigError(f"{len(hits)} records begin with {prefix!r}: {', '.join(hits[:5])}, …")
+
+    def tell(self, prefix: str) -> Iterator[str]:
+        """The story of a record: its ancestors first, each with the calls that made it and the verdict on it."""
+        told: set[str] = set()
+        for found in self._ancestry(self.find(prefix).record.id, told):
+            yield from self._chapter(found)
+
+    def _ancestry(self, id: str, told: set[str]) -> Iterator[Found]:
+        if id in told:
+            return
+        told.add(id)
+        seed = None if id in self._index() else self._journal.seed(id)
+        if id not in self._index() and seed is None:
+            return
+        found = Found(seed) if seed is not None else self._at(id)
+        for parent in found.record.parents:
+            yield from self._ancestry(parent, told)
+        yield found
+
+    def _chapter(self, found: Found) -> Iterator[str]:
+        record = found.record
+        if found.stage is None:
+            yield f"── seed {record.id}"
+            yield from _body(record)
+            yield ""
+            return
+        yield f"── {record.id} by {record.by} (stage {found.stage}, job {found.job}, child {found.child})"
+        if record.parents:
+            yield f"   parents: {', '.join(record.parents)}"
+        for call in self._journal.calls(found.stage, found.job):
+            scope = call.key.split("/")[2]
+            if not scope or scope.startswith(f"{found.child}."):
+                yield from _call(call, scope)
+        yield from _body(record)
+        for name, score in record.scores.items():
+            yield f"   score {name}: {score:g}"
+        if found.drop is None:
+            yield "   kept"
+        else:
+            yield f"   dropped: {found.drop.reason}" + (
+                f" {json.dumps(found.drop.detail)}" if found.drop.detail else ""
+            )
+        yield ""
+
+    def _index(self) -> dict[str, tuple[int, int, int, bool]]:
+        """Where every record of the run is; where it passed several stages unchanged, the last one counts."""
+        if not self._places:
+            for stage in range(self._stages):
+                for job, commit in enumerate(self._journal.commits(stage)):
+                    for row in commit.dropped:
+                        if row.record is not None:
+                            self._places.setdefault(row.record.id, (stage, job, row.child, False))
+                    for kept in commit.kept:
+                        self._places[kept.record.id] = (stage, job, kept.child, True)
+        return self._places
+
+    def _at(self, id: str) -> Found:
+        stage, job, child, kept = self._index()[id]
+        commit = self._journal.commit(stage, job)
+        if kept:
+            return next(Found(k.record, stage, job, child) for k in commit.kept if k.child == child)
+        row = next(d for d in commit.dropped if d.child == child and d.record is not None)
+        assert row.record is not None
+        return Found(row.record, stage, job, child, row.drop)
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """One line on a run, for the end of a command."""
+    dropped: dict[str, int] = {}
+    for stage in facts["stages"]:
+        for reason, count in stage["dropped"].items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    from collections import Counter
+
+    return f"kept {facts['kept']}, dropped {reasons(Counter(dropped))}"
+
+
+def _body(record: Record) -> Iterator[str]:
+    yield from _messages("prompt", record.prompt)
+    if record.completion is not None:
+        yield from _messages("chosen" if record.rejected is not None else "completion", record.completion)
+    if record.rejected is not None:
+        yield from _messages("rejected", record.rejected)
+
+
+def _messages(title: str, messages: tuple[Message, ...]) -> Iterator[str]:
+    yield f"   {title}:"
+    yield from (f"     {line}" for line in text_of(messages).splitlines() or [""])
+
+
+def _call(call: Call, scope: str) -> Iterator[str]:
+    yield f"   asked {call.teacher} as {call.role}" + (f" for {scope}" if scope else "") + f" [{call.key}]"
+    for message in call.request["messages"]:
+        yield f"     {message['role']}:"
+        yield from (f"       {line}" for line in message["content"].splitlines())
+    if isinstance(call.reply, Completion):
+        usage = call.reply.usage
+        yield f"     reply ({call.reply.finish_reason}, {usage.prompt_tokens}+{usage.completion_tokens} tokens):"
+        yield from (f"       {line}" for line in call.reply.text.splitlines())
+    else:
+        yield f"     failed: {call.reply}"
