@@ -1,0 +1,365 @@
+"""The dataset folder: a valid Hugging Face dataset repository, written as a stream; equal records give equal bytes.
+
+dataset/
+  README.md                                        the card; its head names one configuration a kind
+  data/<kind>/<split>-00000-of-00001.parquet       up to 100,000 records a file
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import orjson
+
+from kdaug.card import Counts, write_card
+from kdaug.columns import Columns, Row, Survey, record_of
+from kdaug.errors import ConfigError, KdaugError
+from kdaug.export import Format, export
+from kdaug.hub import push
+from kdaug.record import KINDS, Json, Kind, Record
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+Split: TypeAlias = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+SHARD_ROWS = 100_000
+GROUP_ROWS = 1_000  # records held at a time for each open file
+
+
+class Dataset:
+    """A lazy view on a dataset folder, or on the one of a run folder. Raises ConfigError where there is none."""
+
+    def __init__(self, path: str | Path) -> None:
+        given = Path(path)
+        self.path = given / "dataset" if (given / "dataset" / "README.md").is_file() else given
+        if not is_dataset(self.path):
+            hint = (
+                "the run has not written one yet: finish it first"
+                if (given / "run.json").is_file()
+                else (
+                    "give the folder that holds README.md and data/, or a run folder"
+                    if given.exists()
+                    else "no such folder"
+                )
+            )
+            raise ConfigError(f"{given}: not a dataset of kdaug: {hint}")
+
+    def __repr__(self) -> str:
+        held = "; ".join(
+            f"{kind}: " + ", ".join(f"{n} {split}" for split, n in by_split.items())
+            for kind, by_split in self.counts.items()
+        )
+        return f"Dataset({str(self.path)!r}: {held or 'empty'})"
+
+    def __len__(self) -> int:
+        return sum(sum(by_split.values()) for by_split in self.counts.values())
+
+    def __iter__(self) -> Iterator[Record]:
+        return self.records()
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        return tuple(self.counts)
+
+    @property
+    def counts(self) -> dict[Kind, dict[Split, int]]:
+        """Records by kind and split, from the files' footers."""
+        import pyarrow.parquet as pq
+
+        found: dict[Kind, dict[Split, int]] = {}
+        for kind in KINDS:
+            for split in SPLITS:
+                for file in self._files(kind, split):
+                    rows = pq.read_metadata(file).num_rows
+                    found.setdefault(kind, {}).setdefault(split, 0)
+                    found[kind][split] += rows
+        return found
+
+    def records(self, kind: Kind | None = None, split: Split | None = None) -> Iterator[Record]:
+        """The records, one at a time: kind by kind, `train` before `test`, in the order in which they were kept."""
+        import pyarrow.parquet as pq
+
+        for one in self._chosen(kind):
+            for part in SPLITS if split is None else (split,):
+                for file in self._files(one, part):
+                    with pq.ParquetFile(file) as parquet:
+                        for batch in parquet.iter_batches(GROUP_ROWS):
+                            yield from map(record_of, batch.to_pylist())
+
+    def to_hf(self, kind: Kind | None = None) -> datasets.DatasetDict:
+        """One kind (by default the largest) as `datasets` loads it."""
+        import datasets
+
+        if not self.kinds:
+            raise ConfigError(f"{self.path}: the dataset is empty, so datasets has nothing to load")
+        self._chosen(kind)
+        return datasets.load_dataset(str(self.path), kind)
+
+    def export(self, path: str | Path, format: Format, kind: Kind | None = None, split: Split | None = None) -> int:
+        """Writes one kind and split as JSON lines in another tool's shape; returns how many records.
+
+        Raises ConfigError where the dataset holds several kinds or splits and none is named (a test split must not
+        slip into training), and where the format cannot hold the kind.
+        """
+        counts = {k: s for k, s in self.counts.items() if kind in (None, k)}
+        self._chosen(kind)
+        if len(counts) > 1:
+            raise ConfigError(f"{self.path} holds {' and '.join(counts)} records: name the kind to export")
+        splits = sorted({part for by_split in counts.values() for part in by_split}, reverse=True)
+        if split is None and len(splits) > 1:
+            raise ConfigError(f"{self.path} has the splits {' and '.join(splits)}: name the one to export")
+        if split is not None and split not in splits:
+            raise ConfigError(f"{self.path} has no split {split!r}, only {' and '.join(splits) or 'none at all'}")
+        return export(self.records(kind, split), Path(path), format, kinds=tuple(counts))
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None
+    ) -> str:
+        """Makes the Hub's dataset repository what this folder is, in one commit; returns the commit's address."""
+        return push(self.path, repo_id, private=private, token=token, revision=revision)
+
+    def _files(self, kind: Kind, split: Split) -> list[Path]:
+        return sorted((self.path / "data" / kind).glob(f"{split}-*-of-*.parquet"))
+
+    def _chosen(self, kind: Kind | None) -> tuple[Kind, ...]:
+        if kind is None:
+            return KINDS
+        if kind not in self.kinds:
+            raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds) or 'none at all'}")
+        return (kind,)
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether `write_dataset` made this folder (an empty dataset is a card alone)."""
+    if not (path / "README.md").is_file():
+        return False
+    if any((path / "data" / kind).is_dir() for kind in KINDS):
+        return True
+    return "- kdaug\n" in (path / "README.md").read_text(encoding="utf-8", errors="replace")
+
+
+def split_of(record: Record, held_out: Collection[str]) -> Split | None:
+    """`test` if all its seeds are held out, `train` if none is, None if some are: it belongs to neither side."""
+    roots = record.roots or (record.id,)
+    inside = sum(root in held_out for root in roots)
+    if inside == 0:
+        return "train"
+    return "test" if inside == len(roots) else None
+
+
+def write_dataset(
+    folder: Path,
+    records: Callable[[], Iterable[Record]],
+    *,
+    held_out: Collection[str] = (),
+    facts: Mapping[str, Any],
+) -> Counts:
+    """Writes the dataset folder and its card; an older one in its place is replaced whole.
+
+    `records` is called twice and must give the same both times: once to count, once to write; they are never held.
+    What was interrupted leaves the old folder or none, never half of one. A record whose seeds are held out in part is
+    left out and counted as `holdout:mixed`. Raises KdaugError where the folder cannot be written.
+    """
+    held_out, folder = frozenset(held_out), folder.absolute()
+    fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        _may_replace(folder)
+        for leftover in (fresh, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        counts, columns = _survey(records(), held_out)
+        _write_data(fresh / "data", records(), held_out, counts, columns)
+        (fresh / "README.md").write_text(write_card(facts, counts), encoding="utf-8", newline="\n")
+        _sync(fresh)
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        raise KdaugError(f"cannot write the dataset {folder}: {e.strerror or e}") from e
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return counts
+
+
+def _may_replace(folder: Path) -> None:
+    """Raises ConfigError for a folder with anything in it that we did not write."""
+    if not folder.exists():
+        return
+    strange = [] if folder.is_dir() else [folder.name]
+    if folder.is_dir():
+        strange = [
+            p.name for p in folder.iterdir() if p.name not in ("README.md", "data") and not p.name.startswith(".")
+        ]
+    if strange:
+        raise ConfigError(
+            f"{folder} holds {', '.join(sorted(strange)[:3])}, which is no part of a dataset: move it away"
+        )
+
+
+def _survey(records: Iterable[Record], held_out: frozenset[str]) -> tuple[Counts, dict[Kind, Columns]]:
+    numbers: dict[Kind, Counter[Split]] = {}
+    surveys: dict[Kind, Survey] = {}
+    teachers: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
+    for record in records:
+        split = split_of(record, held_out)
+        if split is None:
+            left_out["holdout:mixed"] += 1
+            continue
+        numbers.setdefault(record.kind, Counter())[split] += 1
+        surveys.setdefault(record.kind, Survey(record.kind)).see(record)
+        teachers.update(record.teachers)
+    splits: dict[Kind, Mapping[str, int]] = {
+        kind: {split: numbers[kind][split] for split in SPLITS if numbers[kind][split]}
+        for kind in KINDS
+        if kind in numbers
+    }
+    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out))
+    return counts, {kind: survey.columns() for kind, survey in surveys.items()}
+
+
+def _write_data(
+    data: Path, records: Iterable[Record], held_out: frozenset[str], counts: Counts, columns: Mapping[Kind, Columns]
+) -> None:
+    with ExitStack() as stack:
+        shards = {
+            (kind, split): stack.enter_context(closing(_Shards(data / kind, split, number, columns[kind].schema())))
+            for kind, by_split in counts.splits.items()
+            for split, number in by_split.items()
+        }
+        for record in records:
+            split = split_of(record, held_out)
+            if split is not None:
+                shards[record.kind, split].add(columns[record.kind].row(record))
+    if any(shard.missing for shard in shards.values()):
+        raise ValueError("records() gave fewer records the second time")
+
+
+class _Shards:
+    """The files of one kind and split."""
+
+    def __init__(self, folder: Path, split: str, rows: int, schema: pa.Schema) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        of = -(-rows // SHARD_ROWS)
+        self._paths = [folder / f"{split}-{i:05d}-of-{of:05d}.parquet" for i in range(of)]
+        self._schema = schema
+        self._file: _Parquet | None = None
+        self._room = 0
+        self.missing = rows
+
+    def add(self, row: Row) -> None:
+        if self._file is None or self._room == 0:
+            self._end()
+            self._file, self._room = _Parquet(self._paths.pop(0), self._schema), SHARD_ROWS
+        self._file.add(row)
+        self._room -= 1
+        self.missing -= 1
+
+    def close(self) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class _Parquet:
+    """One file, written in groups of rows. No time, path or version of ours goes in, so equal rows are equal bytes."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        import pyarrow.parquet as pq
+
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema)
+        self._rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == GROUP_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+def _sync(folder: Path) -> None:
+    """On the disk before the folder gets its name: a name must not survive a power cut that its bytes do not."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A record that was not kept, or (without one) a job that came to nothing."""
+
+    stage: str
+    job: int
+    record: Record | None
+    reason: str
+    detail: Mapping[str, Json] = field(default_factory=dict)
+
+
+def write_dropped(path: Path, drops: Iterable[Dropped]) -> int:
+    """Writes dropped.parquet, as a stream; returns how many. `record` and `detail` are JSON there."""
+    import pyarrow as pa
+
+    fields = [("stage", pa.string()), ("job", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
+    schema = pa.schema([*fields, ("id", pa.string()), ("record", pa.string())])
+    fresh = path.with_name(f".{path.name}.new")
+    number = 0
+    try:
+        with closing(_Parquet(fresh, schema)) as file:
+            for drop in drops:
+                file.add(
+                    {
+                        "stage": drop.stage,
+                        "job": drop.job,
+                        "reason": drop.reason,
+                        "detail": _json(dict(drop.detail)),
+                        "id": drop.record and drop.record.id,
+                        "record": drop.record and _json(drop.record.to_json()),
+                    }
+                )
+                number += 1
+        fresh.replace(path)
+    except OSError as e:
+        raise KdaugError(f"cannot write {path}: {e.strerror or e}") from e
+    finally:
+        fresh.unlink(missing_ok=True)
+    return number
+
+
+def read_dropped(path: Path) -> Iterator[Dropped]:
+    """What `write_dropped` wrote, one at a time."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as parquet:
+        for batch in parquet.iter_batches(GROUP_ROWS):
+            for row in batch.to_pylist():
+                record = Record.from_json(orjson.loads(row["record"])) if row["record"] else None
+                yield Dropped(row["stage"], row["job"], record, row["reason"], orjson.loads(row["detail"]))
+
+
+def _json(value: Json) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

@@ -1,0 +1,99 @@
+"""Pushing a dataset folder to the Hub with its own client, in one commit."""
+
+from __future__ import annotations
+
+import re
+import time
+from json import JSONDecodeError
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdaug.errors import ConfigError, KdaugError, shorten
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+# 412: somebody else's commit came between; the others pass by themselves. The client does not retry a commit.
+TRANSIENT = (408, 412, 429, 500, 502, 503, 504)
+TRIES = 5
+FIRST_WAIT = 0.5  # seconds; doubled after each try, so 7.5 s in all
+
+
+def push(folder: Path, repo_id: str, *, private: bool, token: str | None, revision: str | None) -> str:
+    """Makes the dataset repository's card and data what they are in `folder`; returns the commit's address.
+
+    All goes in one commit, which also deletes the data files of an earlier push. The repository, and the branch
+    `revision`, are made where they are missing. Raises ConfigError for a wrong name, a missing or refused token and
+    a missing right, KdaugError where the Hub cannot be reached or keeps failing.
+    """
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+
+    token = token or get_token()
+    if not token:
+        raise ConfigError("no token for the Hub: run `hf auth login`, set HF_TOKEN, or give token=")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise ConfigError("the token for the Hub has characters that no token has: copy it again")
+    api = HfApi(token=token, library_name="kdaug")
+    for attempt in range(TRIES):
+        try:
+            return _push_once(api, folder, repo_id, private, revision or "main")
+        except (HTTPError, JSONDecodeError) as e:  # the client's own base of all that HTTP can do; HTML from a proxy
+            status = e.response.status_code if isinstance(e, HfHubHTTPError) else None
+            if (status is not None and status not in TRANSIENT) or attempt == TRIES - 1:
+                raise _ours(e, status, repo_id) from e
+            time.sleep(FIRST_WAIT * 2**attempt)
+        except HFValidationError as e:
+            raise ConfigError(f"a dataset on the Hub has a name like owner/name: {shorten(str(e), 200)}") from e
+        except ValueError as e:  # the Hub's word on the card's head
+            raise ConfigError(f"the Hub does not take {folder / 'README.md'}: {shorten(str(e), 200)}") from e
+        except OfflineModeIsEnabled as e:
+            raise ConfigError("HF_HUB_OFFLINE is set, so nothing can be pushed: unset it") from e
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _push_once(api: HfApi, folder: Path, repo_id: str, private: bool, branch: str) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    # None leaves it to the organisation's default, which may be private.
+    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True).repo_id
+    if branch != "main":
+        api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True)
+    there = api.dataset_info(repo_id, revision=branch)
+    if private and there.private is False:
+        raise ConfigError(f"{repo_id} exists and is public: make it private on the Hub, or push without private")
+    here = ["README.md", *sorted(p.relative_to(folder).as_posix() for p in (folder / "data").rglob("*.parquet"))]
+    stale = [
+        file.rfilename
+        for file in there.siblings or ()
+        if re.fullmatch(r"data/.*\.parquet", file.rfilename) and file.rfilename not in here
+    ]
+    commit = api.create_commit(
+        repo_id,
+        [
+            *(CommitOperationDelete(path, is_folder=False) for path in stale),
+            *(CommitOperationAdd(path, folder / path) for path in here),
+        ],
+        commit_message="Data and card, written by kdaug",
+        repo_type="dataset",
+        revision=branch,
+        parent_commit=there.sha,  # the deletions are right for this state alone
+    )
+    return str(commit.commit_url)
+
+
+def _ours(error: Exception, status: int | None, repo_id: str) -> KdaugError:
+    if status == 401:
+        return ConfigError(
+            f"the Hub refuses the token (401) for {repo_id}: log in again with `hf auth login`, or renew it"
+        )
+    if status in (403, 404):
+        return ConfigError(
+            f"the token gives no right to write to {repo_id} ({status}): check the owner's name and the token's role"
+        )
+    said = shorten(str(getattr(error, "server_message", None) or error), 200)
+    if status is None:
+        return KdaugError(
+            f"the Hub cannot be reached after {TRIES} tries ({type(error).__name__}: {said}); nothing was changed there"
+        )
+    return KdaugError(f"the Hub answered {status} to the push of {repo_id}: {said}")
