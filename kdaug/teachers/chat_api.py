@@ -1,0 +1,229 @@
+"""Replies and failures of chat completion APIs: what the server sent becomes a Completion or a TeacherError."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from kdaug.errors import (
+    AccessDenied,
+    BadReply,
+    BadRequest,
+    ContextTooLong,
+    RateLimited,
+    Refused,
+    ServerError,
+    TeacherError,
+    TeacherTimeout,
+    TeacherUnavailable,
+    shorten,
+)
+from kdaug.record import ToolCall
+from kdaug.teacher import Completion, FinishReason, Usage
+
+if TYPE_CHECKING:
+    import aiohttp
+
+MAX_BODY = 32 << 20  # bytes; the longest replies of today's models are about 1 MB
+FINISH: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+}
+# The words of OpenAI, vLLM, llama.cpp, TGI, Azure and others, where they give no code.
+TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|context (length|size|window)|maximum (input|prompt) length"
+    r"|prompt is too long|`?inputs`? tokens",
+    re.I,
+)
+FILTERED = re.compile(
+    r"content_filter|content_policy|content management policy|content policy|moderation|flagged"
+    r"|data_inspection_failed|content exists risk",
+    re.I,
+)
+WRONG_KEY = re.compile(r"(invalid|incorrect|wrong) api.?key|api.?key not valid|invalid_api_key", re.I)
+NO_MONEY = re.compile(r"insufficient_quota|insufficient balance|exceeded your current quota|billing", re.I)
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+GO_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
+
+
+async def whole_body(reply: aiohttp.ClientResponse) -> bytes:
+    """The decoded body. Raises BadReply when it does not end within MAX_BODY."""
+    chunks, size = [], 0
+    async for chunk in reply.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise BadReply(f"the reply is larger than {MAX_BODY >> 20} MiB")
+    return b"".join(chunks)
+
+
+def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
+    """The completion in the body of a 200. Raises BadReply where there is none, Refused where a filter cut it off.
+
+    The body decides, not its declared type: a completion that is labelled text/plain is one.
+    """
+    reply = _loads(data, headers)
+    try:
+        choice = reply["choices"][0]
+        message = choice["message"]
+        finish = choice.get("finish_reason")
+        text = _text(message.get("content"))
+        calls = tuple(_tool_call(call) for call in message.get("tool_calls") or ())
+        used = reply.get("usage") or {}
+        usage = Usage(used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0)
+        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        refusal = message.get("refusal")
+    except (LookupError, TypeError, AttributeError) as e:
+        if isinstance(reply, dict) and reply.get("error"):
+            raise _failure_in_band(reply, headers, data) from e
+        raise BadReply(f"the reply is no chat completion: {shorten(data[:300].decode('utf-8', 'replace'))}") from e
+    if finish == "content_filter":
+        raise Refused("the content filter cut off the reply")
+    if refusal and not text:
+        raise Refused(f"the model refused: {refusal}")
+    if finish in ("error", "abort"):  # OpenRouter, vLLM: the generation broke off on their side
+        raise ServerError(f"the generation broke off: finish_reason {finish!r}")
+    return Completion(
+        text,
+        finish_reason=FINISH.get(finish, "other"),
+        reasoning=reasoning if isinstance(reasoning, str) else "",
+        tool_calls=calls,
+        usage=usage,
+    )
+
+
+def failure_of_reply(status: int, headers: Mapping[str, str], data: bytes, *, first: bool) -> TeacherError:
+    """What a status other than 200 means. `first`: the endpoint has not answered any call yet."""
+    words = f"{status} {_server_words(data)}".strip()
+    wait = retry_after(headers)
+    if status in (401, 402, 407) or WRONG_KEY.search(words) or (status in (403, 429) and NO_MONEY.search(words)):
+        return AccessDenied(words)
+    if status == 429:
+        return RateLimited(words, retry_after=wait)
+    if status == 408:
+        return TeacherTimeout(words, retry_after=wait)
+    if 400 <= status < 500 and FILTERED.search(words):
+        return Refused(words)
+    if status == 403:
+        return AccessDenied(words)
+    if TOO_LONG.search(words):  # llama.cpp has said so with a 500
+        return ContextTooLong(words)
+    if status >= 500:
+        return ServerError(words, retry_after=wait)
+    if status in (404, 405) or 300 <= status < 400:
+        where = f" (sent on to {headers['Location']})" if "Location" in headers else ""
+        # At the first call: a wrong base_url, or a model that is not there or not ours. No other call would fare
+        # better. Later on, this request differs from the ones that went through.
+        return AccessDenied(f"{words}{where}: check base_url and model") if first else BadRequest(words + where)
+    if 200 <= status < 300:
+        return BadReply(f"{words}: not a completion")
+    return BadRequest(words)
+
+
+def failure_of(error: BaseException) -> TeacherError:
+    """What went wrong on the way there or back; a TeacherError is its own."""
+    import aiohttp
+
+    if isinstance(error, TeacherError):
+        return error
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        words = f"the proxy answered {error.status} {error.message}"
+        return AccessDenied(words) if error.status in (401, 403, 407) else TeacherUnavailable(words)
+    if isinstance(error, aiohttp.ClientResponseError):
+        return BadReply(f"the reply is no HTTP: {error.message}")
+    if isinstance(error, aiohttp.ClientSSLError):  # wrong certificates too
+        hint = "a CA bundle can be named in SSL_CERT_FILE"
+        return TeacherUnavailable(f"no secure connection: {error.os_error} ({hint})")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TeacherUnavailable(f"no connection: {error.os_error.strerror or error.os_error}")
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return TeacherUnavailable("no connection in time")
+    if isinstance(error, TimeoutError):
+        return TeacherTimeout("no complete reply in time")
+    # ClientPayloadError, ServerDisconnectedError, ClientOSError and their kin: cut off half way.
+    return ServerError(f"the connection broke: {type(error).__name__} {error}")
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The seconds that the server asks to wait: Retry-After (seconds or a date), else OpenAI's own headers."""
+    asked = headers.get("Retry-After")
+    if asked is not None:
+        try:
+            return max(0.0, float(asked))
+        except ValueError:
+            pass
+        try:
+            date = parsedate_to_datetime(asked)
+        except ValueError:
+            return None
+        return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    waits = []
+    for what in ("requests", "tokens"):
+        spent = headers.get(f"x-ratelimit-remaining-{what}") == "0"
+        lasts = GO_DURATION.fullmatch(headers.get(f"x-ratelimit-reset-{what}", "")) if spent else None
+        if lasts is not None:
+            hours, minutes, seconds, millis = (float(part or 0) for part in lasts.groups())
+            waits.append(hours * 3600 + minutes * 60 + seconds + millis / 1000)
+    return max(waits, default=None)
+
+
+def _loads(data: bytes, headers: Mapping[str, str]) -> Any:  # Any: JSON as it comes
+    """JSON, where invalid UTF-8 and lone surrogates are replaced by U+FFFD: no writer could take them."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        tree = json.loads(data.decode("utf-8", "replace"))
+        return orjson.loads(LONE_SURROGATE.sub("\ufffd", json.dumps(tree, ensure_ascii=False)))
+    except (ValueError, RecursionError) as e:
+        kind = headers.get("Content-Type", "no type")
+        start = shorten(data[:300].decode("utf-8", "replace")) or "empty"
+        raise BadReply(f"the reply is no JSON ({kind}, {len(data)} bytes): {start}") from e
+
+
+def _text(content: Any) -> str:  # Any: JSON as it comes
+    """The text of an answer: a string, nothing (a mere tool call), or a list of typed parts (Mistral)."""
+    if isinstance(content, str):
+        return content
+    return "".join(part["text"] for part in content or () if part.get("type") == "text")
+
+
+def _tool_call(call: Any) -> ToolCall:  # Any: JSON as it comes
+    function = call["function"]
+    arguments = function.get("arguments") or ""
+    if not isinstance(arguments, str):  # Ollama has sent them as an object
+        arguments = orjson.dumps(arguments).decode()
+    return ToolCall(call.get("id") or "", function["name"], arguments)
+
+
+def _failure_in_band(reply: Any, headers: Mapping[str, str], data: bytes) -> TeacherError:  # Any: JSON as it comes
+    """An error inside a 200 (OpenRouter): its code is the status."""
+    code = reply["error"].get("code") if isinstance(reply["error"], dict) else None
+    if isinstance(code, int) and 400 <= code < 600:
+        return failure_of_reply(code, headers, data, first=False)
+    return BadReply(f"an error in place of a completion: {_server_words(data)}")
+
+
+def _server_words(data: bytes) -> str:
+    """The server's own account: code and message of the usual error object, else the start of the body."""
+    try:
+        reply = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return shorten(re.sub(rb"<[^>]*>", b" ", data[:2000]).decode("utf-8", "replace"), 200)
+    if isinstance(reply, list) and reply:  # Google
+        reply = reply[0]
+    error = reply.get("error", reply) if isinstance(reply, dict) else reply
+    if not isinstance(error, dict):
+        return shorten(str(error), 200)
+    message = error.get("message") or error.get("detail") or error.get("type") or error
+    code = error.get("code") or error.get("type")
+    return shorten(f"{code}: {message}" if isinstance(code, str) else str(message), 200)

@@ -1,0 +1,58 @@
+"""Starts the test servers as processes of their own, on a free port, and ends them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.request import ProxyHandler, Request, build_opener
+
+HERE = Path(__file__).parent
+# The servers' own pages are asked for directly, whatever proxy a test sets.
+_direct = build_opener(ProxyHandler({}))
+
+
+class FakeOpenAI:
+    """`with FakeOpenAI(latency_ms=50, faults={"429": 0.1}) as server:` runs one; `server.url` is its base URL.
+
+    The options are the fields of `Config` in fake_openai.py. `configure` sets them anew (what it does not name is the
+    default again) and zeroes the counters.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        self._config = config
+
+    def __enter__(self) -> FakeOpenAI:
+        command = [sys.executable, str(HERE / "fake_openai.py"), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("http://"), "fake_openai.py did not start"
+        self.root = self.url.removesuffix("/v1")
+        self.configure(**self._config)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it now: its port then refuses connections."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def configure(self, **config: Any) -> None:
+        self._ask("/__config", json.dumps(config).encode())
+
+    def stats(self, *, full: bool = False) -> dict[str, Any]:
+        return self._ask("/__stats?full=1" if full else "/__stats")
+
+    def trace(self) -> list[dict[str, Any]]:
+        return self._ask("/__trace")
+
+    def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
+        with _direct.open(Request(self.root + path, data=body), timeout=10) as reply:
+            return json.load(reply)
