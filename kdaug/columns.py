@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = dict[str, Any]  # plain Python values, as pyarrow and datasets give them
 
-# Marks a row as ours: no other data set has these side by side.
+# Marks a row as ours: no other dataset has these side by side.
 LINEAGE = frozenset({"id", "prompt", "parents", "roots", "by", "teachers", "replies"})
 
 
@@ -80,14 +80,6 @@ ANSWERS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def columns_of(kind: Kind, records: Iterable[Record]) -> Columns:
-    """What these records, all of one kind, need."""
-    survey = Survey(kind)
-    for record in records:
-        survey.see(record)
-    return survey.columns()
-
-
 class Survey:
     """Finds out, record by record, which columns a kind needs."""
 
@@ -125,6 +117,11 @@ def record_of(row: Mapping[str, Any]) -> Record:
         replies=tuple(row["replies"]),
         meta=orjson.loads(row.get("meta") or "{}"),
     )
+
+
+def join(instruction: str, given: str) -> str:
+    """The prompt of an instruction with its input."""
+    return f"{instruction}\n\n{given}" if given else instruction
 
 
 def plain_messages(messages: Messages) -> list[Row]:

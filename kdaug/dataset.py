@@ -85,16 +85,21 @@ class Dataset:
                     found[kind][split] += rows
         return found
 
+    def files(self, kind: Kind | None = None, split: Split | None = None) -> list[Path]:
+        """The Parquet files: kind by kind, `train` before `test`. Raises ConfigError where the kind is not there."""
+        if kind is not None and kind not in self.kinds:
+            raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds) or 'none at all'}")
+        kinds, splits = KINDS if kind is None else (kind,), SPLITS if split is None else (split,)
+        return [file for one in kinds for part in splits for file in self._files(one, part)]
+
     def records(self, kind: Kind | None = None, split: Split | None = None) -> Iterator[Record]:
-        """The records, one at a time: kind by kind, `train` before `test`, in the order in which they were kept."""
+        """The records, one at a time, in the order of `files` and there in the order in which they were kept."""
         import pyarrow.parquet as pq
 
-        for one in self._chosen(kind):
-            for part in SPLITS if split is None else (split,):
-                for file in self._files(one, part):
-                    with pq.ParquetFile(file) as parquet:
-                        for batch in parquet.iter_batches(GROUP_ROWS):
-                            yield from map(record_of, batch.to_pylist())
+        for file in self.files(kind, split):
+            with pq.ParquetFile(file) as parquet:
+                for batch in parquet.iter_batches(GROUP_ROWS):
+                    yield from map(record_of, batch.to_pylist())
 
     def to_hf(self, kind: Kind | None = None) -> datasets.DatasetDict:
         """One kind (by default the largest) as `datasets` loads it."""
@@ -102,7 +107,7 @@ class Dataset:
 
         if not self.kinds:
             raise ConfigError(f"{self.path}: the dataset is empty, so datasets has nothing to load")
-        self._chosen(kind)
+        self.files(kind)
         return datasets.load_dataset(str(self.path), kind)
 
     def export(self, path: str | Path, format: Format, kind: Kind | None = None, split: Split | None = None) -> int:
@@ -111,8 +116,8 @@ class Dataset:
         Raises ConfigError where the dataset holds several kinds or splits and none is named (a test split must not
         slip into training), and where the format cannot hold the kind.
         """
+        self.files(kind)
         counts = {k: s for k, s in self.counts.items() if kind in (None, k)}
-        self._chosen(kind)
         if len(counts) > 1:
             raise ConfigError(f"{self.path} holds {' and '.join(counts)} records: name the kind to export")
         splits = sorted({part for by_split in counts.values() for part in by_split}, reverse=True)
@@ -130,13 +135,6 @@ class Dataset:
 
     def _files(self, kind: Kind, split: Split) -> list[Path]:
         return sorted((self.path / "data" / kind).glob(f"{split}-*-of-*.parquet"))
-
-    def _chosen(self, kind: Kind | None) -> tuple[Kind, ...]:
-        if kind is None:
-            return KINDS
-        if kind not in self.kinds:
-            raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds) or 'none at all'}")
-        return (kind,)
 
 
 def is_dataset(path: Path) -> bool:

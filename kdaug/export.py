@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import orjson
 
-from kdaug.columns import ANSWERS, Row, plain_messages
+from kdaug.columns import ANSWERS, Row, join, plain_messages
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.record import Json, Kind, Messages, Record
 
@@ -94,11 +94,6 @@ def _sharegpt(record: Record) -> Row:
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     turns = record.prompt + (record.completion or ())
     return {"conversations": [{"from": names[m.role], "value": m.content} for m in turns]}
-
-
-def join(instruction: str, given: str) -> str:
-    """The prompt of an instruction with its input."""
-    return f"{instruction}\n\n{given}" if given else instruction
 
 
 def _tools(record: Record) -> dict[str, Json]:

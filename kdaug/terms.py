@@ -160,7 +160,7 @@ def _model(model: str) -> tuple[str, str]:
 
 
 def shared_licence(teachers: list[Terms]) -> str | None:
-    """The Hub identifier for a data set's card: the licence that all agree on, `other` where they do not or the Hub
+    """The Hub identifier for a dataset's card: the licence that all agree on, `other` where they do not or the Hub
     has no identifier for it, None where one is unknown or there is nothing to say."""
     licences = {t.licence for t in teachers if t != _NOBODY}
     if not licences or UNKNOWN in licences:

@@ -1,0 +1,271 @@
+"""Reading seeds and datasets: the file's format by its name, the records' shape by their fields.
+
+What is wrong stops the reading with its place: `seeds.jsonl:3`, `seeds.csv: row 3`, `seeds.yaml: item 3`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import orjson
+
+from kdaug.dataset import SPLITS, Dataset, is_dataset
+from kdaug.errors import ConfigError, shorten
+from kdaug.record import KINDS, Record
+from kdaug.shapes import BadRow, Shape, read_row, shape_of
+
+Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stands there
+
+
+@dataclass(frozen=True)
+class Seeds(Sequence[Record]):
+    """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out."""
+
+    records: tuple[Record, ...]
+    shape: str
+    source: str
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
+    def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
+        return self.records[index]
+
+    def __str__(self) -> str:
+        """One line for the terminal."""
+        notes = f" ({'; '.join(self.notes)})" if self.notes else ""
+        return f"{len(self)} record{'s' * (len(self) != 1)} from {self.source}, read as {self.shape}{notes}"
+
+
+def read(source: str | Path, *, split: str = "train", config: str | None = None) -> Seeds:
+    """All records of a file (.jsonl .json .csv .tsv .parquet .yaml), a dataset or run folder, or a dataset of the Hub.
+
+    `split` and `config` choose within a dataset; of kdaug's own, `config` is the kind. Raises ConfigError that names
+    the place, what is wrong there, and the way out.
+    """
+    shape, rows = _open(source, split, config)
+    kept: dict[str, Record] = {}
+    number, unread = 0, dict[str, None]()
+    for place, row in rows:
+        with _placed(place):
+            record = read_row(row, shape)
+        kept.setdefault(record.id, record)
+        unread.update(dict.fromkeys(name for name in row if name not in (*shape.needs, *shape.may)))
+        number += 1
+    notes = []
+    if number > len(kept):
+        notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
+    if unread:
+        notes.append(f"fields not read: {', '.join(unread)}")
+    return Seeds(tuple(kept.values()), shape.name, str(source), tuple(notes))
+
+
+def stream(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Record]:
+    """As `read`, but one record at a time, copies included."""
+    shape, rows = _open(source, split, config)
+    for place, row in rows:
+        with _placed(place):
+            record = read_row(row, shape)
+        yield record
+
+
+def _open(source: str | Path, split: str, config: str | None) -> tuple[Shape, Iterator[Placed]]:
+    """The shape, by the first row, and all rows."""
+    rows = _rows(source, split, config)
+    first = next(rows, None)
+    if first is None:
+        raise ConfigError(f"{source} is empty: give at least one record")
+    with _placed(first[0]):
+        shape = shape_of(first[1])
+
+    def every() -> Iterator[Placed]:
+        yield first
+        yield from rows
+
+    return shape, every()
+
+
+@contextmanager
+def _placed(place: str) -> Iterator[None]:
+    try:
+        yield
+    except BadRow as e:
+        raise ConfigError(f"{place}: {e}") from e
+
+
+def _rows(source: str | Path, split: str, config: str | None) -> Iterator[Placed]:
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            yield from _folder(path, split, config)
+        elif path.exists():
+            if path.suffix.lower() not in _READERS:
+                raise ConfigError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {_ENDINGS}")
+            yield from _READERS[path.suffix.lower()](path)
+        elif path.suffix.lower() in _READERS or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+            raise ConfigError(f"no file {source}")
+        else:
+            yield from _datasets(str(source), split, config)
+    except OSError as e:
+        raise ConfigError(f"cannot read {source}: {e.strerror or shorten(str(e), 200)}") from e
+
+
+def _jsonl(path: Path) -> Iterator[Placed]:
+    for place, line in _lines(path):
+        if line.strip():
+            try:
+                yield place, orjson.loads(line)
+            except orjson.JSONDecodeError as e:
+                raise ConfigError(f"{place}: no JSON: {e.msg} (column {e.colno}); one object a line") from e
+
+
+def _json(path: Path) -> Iterator[Placed]:
+    """A list of objects, or objects one after another (many a .json file holds JSON lines)."""
+    from json import JSONDecodeError, JSONDecoder
+
+    def no_constant(name: str) -> None:
+        raise ConfigError(f"{path}: {name} is no JSON: write null, or a number")
+
+    text, decoder = _text(path), JSONDecoder(parse_constant=no_constant)
+    at = line = 0
+    try:
+        in_list = text.lstrip().startswith("[")
+        if in_list:
+            decoder.decode(text)  # is the list whole, and its commas in place?
+        between = re.compile(r"[\s,\[]*" if in_list else r"\s*")
+        while True:
+            start = between.match(text, at).end()  # type: ignore[union-attr]  # it matches the empty text too
+            line += text.count("\n", at, start)
+            if start == len(text) or (in_list and text[start] == "]"):
+                return
+            value, at = decoder.raw_decode(text, start)
+            yield f"{path}:{line + 1}", value
+            line += text.count("\n", start, at)
+    except JSONDecodeError as e:
+        raise ConfigError(f"{path}:{e.lineno}: no JSON: {e.msg} (column {e.colno})") from e
+    except RecursionError as e:
+        raise ConfigError(f"{path}:{line + 1}: no JSON that can be read: nested too deeply") from e
+
+
+def _csv(path: Path) -> Iterator[Placed]:
+    """Rows are counted from 1, below the header; an empty cell is a field left out."""
+    import csv
+
+    csv.field_size_limit(2**31 - 1)  # a cell may hold a long document; the largest that every platform takes
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
+    number = 0
+    try:
+        for number, row in enumerate(reader, 1):
+            if None in row:
+                raise ConfigError(f"{path}: row {number}: more cells than the header has: quote texts with commas")
+            yield f"{path}: row {number}", {name: cell or None for name, cell in row.items()}
+    except csv.Error as e:
+        raise ConfigError(f"{path}: row {number + 1}: no CSV: {e}") from e
+
+
+def _parquet(path: Path) -> Iterator[Placed]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(1_000):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", row
+    except pa.ArrowException as e:
+        raise ConfigError(f"{path}: no Parquet file that can be read: {shorten(str(e))}") from e
+
+
+def _yaml(path: Path) -> Iterator[Placed]:
+    import yaml
+
+    try:
+        items = yaml.safe_load(_text(path))
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{place}: no YAML: {shorten(getattr(e, 'problem', None) or str(e))}") from e
+    if items is not None and not isinstance(items, list):
+        raise ConfigError(f'{path}: no list of records: start each with "- "')
+    for number, item in enumerate(items or (), 1):
+        yield f"{path}: item {number}", item
+
+
+_READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".yaml": _yaml,
+    ".yml": _yaml,
+}
+_ENDINGS = ", ".join(_READERS)
+
+
+def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:
+    """Our own dataset or run folder, else one that `datasets` can load."""
+    if not (is_dataset(path) or (path / "run.json").is_file() or (path / "dataset").is_dir()):
+        yield from _datasets(str(path), split, config)
+        return
+    ours = Dataset(path)
+    for name, value, known in (("kind", config, KINDS), ("split", split, SPLITS)):
+        if value is not None and value not in known:
+            raise ConfigError(f"{path}: no {name} {value!r}; there are {', '.join(known)}")
+    for file in ours.files(config, split):  # type: ignore[arg-type]  # held against KINDS and SPLITS just now
+        yield from _parquet(file)
+
+
+def _datasets(source: str, split: str, config: str | None) -> Iterator[Placed]:
+    """A folder or a dataset on the Hub, through the `datasets` library."""
+    import datasets
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        if Path(source, "dataset_dict.json").is_file():
+            rows = datasets.load_from_disk(source)[split]
+        elif Path(source, "state.json").is_file():
+            rows = datasets.load_from_disk(source)
+        else:
+            rows = datasets.load_dataset(source, config, split=split)
+    except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError, HTTPError) as e:
+        what = "no dataset" if Path(source).exists() else "no file or folder here, and not to be had from the Hub"
+        raise ConfigError(f"{source}: {what}: {shorten(str(e), 300)}") from e
+    for number, row in enumerate(rows, 1):
+        yield f"{source} ({split}): row {number}", row
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Each line with its place; a byte-order mark is passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            yield (
+                f"{path}:{number}",
+                _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, path, number),
+            )
+
+
+def _text(path: Path) -> str:
+    return _decoded(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path, 1)
+
+
+def _decoded(data: bytes, path: Path, first_line: int) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as e:
+        line = first_line + data.count(b"\n", 0, e.start)
+        raise ConfigError(f"{path}:{line}: byte 0x{data[e.start]:02x} is no UTF-8: save the file as UTF-8") from e
