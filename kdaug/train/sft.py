@@ -1,0 +1,81 @@
+"""Supervised fine-tuning: raise the likelihood of the teacher's answers.
+
+On sampled or greedy answers of a teacher that is sequence-level distillation (arXiv 1606.07947, §3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from kdaug.train.batching import Chat, Document, collate, encode
+from kdaug.train.loop import OnStep, check_settings, train
+from kdaug.train.student import Folder, Student, load, locate, pick_device, threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Row: TypeAlias = Sequence[Document]
+
+
+@dataclass(frozen=True)
+class SFT:
+    """Train a student on completions: cross-entropy of the answers' tokens, averaged over all of a step.
+
+    A step is `batch * accumulate` rows of `length` tokens, each packed with whole documents; `batch` rows share a
+    forward pass. `lr` rises over the share `warmup` of the steps, then falls to the share `floor` of itself. `clip`
+    bounds the gradient's norm (0: not). `save_every`: steps between checkpoints. `device`: auto, cpu, cuda, cuda:1.
+    """
+
+    epochs: int = 3  # Alpaca
+    lr: float = 2e-5  # Alpaca 7B, WizardLM, Magpie
+    length: int = 2048  # WizardLM, Orca
+    batch: int = 1
+    accumulate: int = 8
+    warmup: float = 0.1
+    floor: float = 0.1
+    weight_decay: float = 0.0  # Alpaca
+    clip: float = 1.0
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    save_every: int = 100
+    device: str = "auto"
+
+    def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
+        """Train `student` (a name or a folder) on completion records and return `out`, the folder of the new model.
+
+        Called again with the same settings and data it goes on where it was stopped. Raises ConfigError for wrong
+        settings, data of another kind or a folder that holds something else, TrainError where training cannot work.
+        """
+        check_settings(self)
+        device, source = pick_device(self.device), locate(student)
+        chat = Chat.of(source)
+        encoded = encode(data, "completion", chat, self.length)
+        folder = Folder(Path(out), self, student, source, encoded)
+        if not folder.finished:
+            with threads():
+                pupil = load(source, chat, device)
+                documents = [document for (document,) in encoded.documents]
+                plan = pupil.plan([len(d) for d in documents], self.length)
+                rows = [[documents[i] for i in row] for row in plan]
+                train(self, pupil, rows, Likelihood(pupil), folder, on_step)
+        return folder.path
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """Minus the log-probability of the trained tokens, averaged over tokens."""
+
+    student: Student
+
+    def weight(self, unit: Row) -> int:
+        return sum(document.trained for document in unit)
+
+    def tokens(self, unit: Row) -> int:
+        return sum(len(document) for document in unit)
+
+    def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        logprobs, _ = self.student.logprobs(collate(units, self.student.chat.pad))
+        return -logprobs.sum(), {}

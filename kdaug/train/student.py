@@ -1,0 +1,293 @@
+"""The student: a model in float32 with its tokenizer, on the device and in the precision that suit it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from kdaug.errors import ConfigError, TrainError
+from kdaug.train.batching import IGNORE, Batch, Chat, Document, Encoded, collate, pack
+from kdaug.train.losses import linear_logprobs, widen
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Student:
+    """A causal language model that is trained or judged.
+
+    `half`: whether it computes in bfloat16 (its weights are float32). `packs`: whether documents can share a row.
+    """
+
+    model: Any  # a transformers model, whose types are not followed
+    chat: Chat
+    device: str
+    half: bool
+    dtype: Any  # the type that its weights came in, and are saved in
+    packs: bool = False
+
+    @property
+    def head(self) -> Tensor:
+        """The weights from hidden states to logits [V, d]."""
+        return self.model.get_output_embeddings().weight
+
+    @contextmanager
+    def precision(self) -> Iterator[None]:
+        import torch
+
+        with torch.autocast(self.device.split(":")[0], dtype=torch.bfloat16, enabled=self.half):
+            yield
+
+    def hidden(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The N positions that predict a trained token: hidden states [N, d], targets [N], owners [N].
+
+        No attention mask is given: then the model keeps apart documents whose positions restart, while a mask of ones
+        would let them see each other. `packs` was tried out when the model was loaded.
+        """
+        batch = batch.to(self.device)
+        wanted = batch.targets != IGNORE
+        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        return states.last_hidden_state[wanted], batch.targets[wanted], batch.owner[wanted]
+
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of each trained token: its log-probability [N], and which document it belongs to [N]."""
+        with self.precision():
+            states, targets, owner = self.hidden(batch)
+            return linear_logprobs(states, self.head, targets), owner
+
+    def plan(self, sizes: Sequence[int], length: int) -> list[list[int]]:
+        """Which documents share a row: packed to `length` tokens where this model keeps them apart, else one a row."""
+        return pack(sizes, length) if self.packs else [[i] for i in range(len(sizes))]
+
+    def sums(self, documents: Sequence[Document], length: int) -> Tensor:
+        """Of each document: the summed log-probability of its trained tokens [n]."""
+        import torch
+
+        plan = self.plan([len(d) for d in documents], length)
+        logprobs, owner = self.logprobs(collate([[documents[i] for i in row] for row in plan], self.chat.pad))
+        place = torch.tensor([i for row in plan for i in row], device=logprobs.device)
+        return torch.zeros(len(documents), device=logprobs.device).index_add(0, place[owner], logprobs)
+
+    def save(self, folder: Path) -> None:
+        """The model in the student's own type, and its tokenizer: complete under a temporary name, then moved."""
+        tmp = folder / "saving.tmp"
+        shutil.rmtree(tmp, ignore_errors=True)
+        with quiet():
+            self.model.to(self.dtype).save_pretrained(tmp)
+            self.chat.tokenizer.save_pretrained(tmp)
+        for file in sorted(tmp.iterdir()):
+            file.replace(folder / file.name)
+        tmp.rmdir()
+
+
+def locate(name: str | Path) -> Path:
+    """The folder of a model: a folder as it is, else by its name."""
+    from kdaug.models import find_model
+
+    return Path(find_model(str(name)).path)
+
+
+def load(folder: Path, chat: Chat, device: str) -> Student:
+    """The model, its weights in float32.
+
+    Raises TrainError for a model whose logits are not just those of a linear head.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    own = AutoConfig.from_pretrained(folder).dtype or torch.float32
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    student = Student(model, chat, device, computes_in_half(device), own)
+    return replace(student, packs=_keeps_apart(student))
+
+
+def _keeps_apart(student: Student) -> bool:
+    """Whether two documents in one row are computed as if each were alone: tried out in float32.
+
+    Raises TrainError where a document alone has other log-probabilities than by the model's own forward pass.
+    """
+    import torch
+
+    exact, random = replace(student, half=False), Random(0)
+    size = student.model.get_input_embeddings().weight.shape[0]
+    texts = [array("i", [random.randrange(size) for _ in range(n)]) for n in (9, 14)]
+    tried = [Document(ids, ids[1:] + array("i", [IGNORE])) for ids in texts]
+    student.model.eval()
+    with torch.no_grad():
+        alone = torch.cat([exact.logprobs(collate([[d]], student.chat.pad))[0] for d in tried])
+        together = exact.logprobs(collate([tried], student.chat.pad))[0]
+        own = []
+        for d in tried:
+            ids = torch.tensor([d.ids.tolist()], device=student.device)
+            logits = widen(student.model(input_ids=ids, use_cache=False).logits[0, :-1])
+            own.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1))
+    if (alone - torch.cat(own)).abs().max() > TOLERANCE:
+        raise TrainError(f"{student.chat.name} does more to its logits than a linear head, so kdaug cannot train it")
+    return bool((alone - together).abs().max() <= TOLERANCE)
+
+
+def pick_device(wanted: str) -> str:
+    """`auto`: CUDA if it is there, else the CPU."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device={wanted!r}, but this machine or this build of torch has no CUDA: use device='cpu'")
+    if wanted != "cpu" and not wanted.startswith("cuda"):
+        raise ConfigError(f"device={wanted!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1'")
+    return wanted
+
+
+def computes_in_half(device: str) -> bool:
+    """Whether bfloat16 is fast here: on a CPU only with instructions for it, else it is emulated and far slower."""
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+@contextmanager
+def threads() -> Iterator[int]:
+    """The number of CPU threads that multiplies fastest right now, set within.
+
+    Measured, because on a busy machine two threads can be far slower than one: each waits for the other's core.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    most = min(before, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    counts = [most]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    left, right = torch.ones(256, 576), torch.ones(576, 1536)
+
+    def seconds(count: int) -> float:
+        torch.set_num_threads(count)
+        torch.mm(left, right)
+        start = perf_counter()
+        for _ in range(20):
+            torch.mm(left, right)
+        return perf_counter() - start
+
+    best = min(counts, key=seconds)
+    torch.set_num_threads(best)
+    try:
+        yield best
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars that transformers draws while it loads and saves."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def digest(folder: Path) -> str:
+    """Which model this is: names and sizes of its files, and 64 samples of each (the whole of small ones)."""
+    body = hashlib.blake2b(digest_size=8)
+    wanted = (".json", ".jinja", ".safetensors", ".bin", ".model")
+    for file in sorted(f for f in folder.iterdir() if f.suffix in wanted and f.is_file()):
+        size = file.stat().st_size
+        body.update(f"{file.name} {size}\n".encode())
+        with file.open("rb") as f:
+            for at in range(0, size, max(1 << 16, size // 64)):
+                f.seek(at)
+                body.update(f.read(1 << 16))
+    return body.hexdigest()
+
+
+# What may differ between a training and its resumption: none of it changes the result.
+FREE = ("device", "save_every")
+
+
+class Folder:
+    """A student's folder while it is trained. `facts` make this training this one and no other; `about` is for people.
+
+    Raises ConfigError where the folder holds another training, or a model of other making.
+    """
+
+    def __init__(self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.pt"
+        settings = {name: value for name, value in asdict(how).items() if name not in FREE}
+        self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
+        self.about = {
+            "student": str(name),
+            "records": len(data.records),
+            "tokens": data.tokens,
+            "trained_tokens": data.trained,
+            "truncated": list(data.truncated),
+            "dropped": list(data.dropped),
+            "teachers": list(data.teachers),
+        }
+        before = self._before()
+        self.finished = before.get("status") == "finished"
+        path.mkdir(parents=True, exist_ok=True)
+
+    def _before(self) -> dict[str, Any]:
+        file = self.path / "training.json"
+        if not file.is_file():
+            if any(self.path.glob("*.safetensors")):
+                raise ConfigError(f"{self.path} holds a model that was not trained there: choose another folder")
+            return {}
+        before: dict[str, Any] = orjson.loads(file.read_bytes())
+        old = before["facts"]
+        changed = [
+            f"{n}: {old.get(n)} before, {self.facts.get(n)} now"
+            for n in {**old, **self.facts}
+            if old.get(n) != self.facts.get(n)
+        ]
+        if changed:
+            raise ConfigError(f"{self.path} holds another training ({'; '.join(changed)}): choose another folder")
+        return before
+
+    def tell(self, status: str, **results: Any) -> None:
+        body = {"status": status, "facts": self.facts, **self.about, **results}
+        with replacing(self.path / "training.json") as tmp:
+            tmp.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        file = self.path / "metrics.jsonl"
+        return [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+
+    def rewind(self, step: int) -> None:
+        """Forget the metrics of steps after the checkpoint: these are taken again."""
+        kept = [m for m in self.metrics() if m["step"] <= step]
+        with replacing(self.path / "metrics.jsonl") as tmp:
+            tmp.write_bytes(b"".join(orjson.dumps(m) + b"\n" for m in kept))
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A temporary name to write to, which then takes the file's place: a kill leaves the old one whole."""
+    tmp = file.with_name(file.name + ".tmp")
+    yield tmp
+    with tmp.open("rb+") as f:
+        os.fsync(f.fileno())
+    tmp.replace(file)
