@@ -12,30 +12,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 from pathlib import Path
 from random import Random
-from typing import Unpack
 
-from kdaug.errors import ConfigError, KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
+from kdaug.errors import KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
 from kdaug.gate import Gate, Prepared
-from kdaug.generator import Generate, Generator
+from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Journal, Kept
-from kdaug.record import Discarded, Drop, Json, Message, Record
+from kdaug.record import Discarded, Drop, Record
 from kdaug.source import Source
-from kdaug.teacher import (
-    Completion,
-    Request,
-    Sampling,
-    SamplingArgs,
-    ScoringTeacher,
-    Teacher,
-    TokenLogprobs,
-    as_messages,
-)
+from kdaug.teacher import Teacher
 
 TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
 FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
@@ -78,20 +67,11 @@ class StageStats:
 
 @dataclass
 class Stats:
-    """What a run did so far; the progress display reads it. Calls and tokens are those of this process."""
+    """What a run did so far; the progress display reads it."""
 
     stages: list[StageStats]
-    calls: int = 0
-    failed_calls: int = 0
-    in_flight: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    replayed: int = 0  # jobs settled from the journal
+    calls: CallStats
     target: int | None = None
-
-
-class _Closing(Exception):
-    """No new call is made any more: the job that wanted one stays open."""
 
 
 @dataclass
@@ -100,7 +80,7 @@ class _Job:
     parents: tuple[Record, ...]
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
-    replies: dict[str, Completion | TeacherError] = field(default_factory=dict)
+    replies: Replies = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -151,19 +131,17 @@ class Engine:
         max_jobs: int | None = None,
         max_failure_rate: float = 0.2,
     ) -> None:
-        self._source, self._teachers, self._journal, self._state = source.start(held_out), teachers, journal, state
+        self._source, self._journal = source.start(held_out), journal
         self._seed, self._target, self._max_jobs, self._max_failures = seed, target, max_jobs, max_failure_rate
-        self.stats = Stats([StageStats(f"{i}.{stage.generator.name}") for i, stage in enumerate(stages)], target=target)
+        self._over = asyncio.Event()
+        self._calls = Calls(teachers, journal, state, self._over)
+        names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
+        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
             above.kept = asyncio.Queue(below.window)
-        self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in teachers.values()}
-        self._opening: dict[int, asyncio.Task[None]] = {}
         self._ending: Ending | None = None
         self._capped = False
-        self._over = asyncio.Event()
-        self._quiet = asyncio.Event()
-        self._quiet.set()
 
     async def run(self) -> Ending:
         """Runs until the source ends, a target or cap is reached, something fails, or `halt` is called.
@@ -185,12 +163,8 @@ class Engine:
             raise _first(group) from None
         finally:
             self._over.set()
-            await self._quiet.wait()
+            await self._calls.aclose()
             await self._journal.drained()
-            for teacher in {id(t): t for t in self._teachers.values()}.values():
-                opened = self._opening.get(id(teacher))
-                if opened is not None and opened.done() and not opened.cancelled() and opened.exception() is None:
-                    await teacher.aclose()
         assert self._ending is not None
         return self._ending
 
@@ -269,12 +243,12 @@ class Engine:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
+                self._watch(line, outcome)
             self._count(line, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
                 self.halt("target")
+            if self.halting:
                 return
-            if outcome is not None and job.decided is None:
-                self._watch(line, outcome)
             line.returned.put_nowait([k.record for k in commit.kept])
             if not last:
                 for kept in commit.kept:
@@ -312,7 +286,6 @@ class Engine:
 
     def _recall(self, line: _Line, commit: Commit, outcome: _Outcome | None, last: bool) -> Commit:
         """A job decided before: the gates that remember hear of what it kept."""
-        self.stats.replayed += 1
         if outcome is not None:
             for child in outcome.children:
                 assert not isinstance(child, Dropped)
@@ -351,17 +324,16 @@ class Engine:
             if len(made) > 1 and line.gates:
                 return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
             return _Outcome([await child for child in one_by_one], failed)
-        except _Closing:
+        except Closing:
             return None
         except KdaugError as e:
             self.halt("failed", e)
             return None
 
     async def _generate(self, line: _Line, job: _Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
-        generate = _Scope(self, line, job, "")
         try:
             rng = self._rng(line.index, job.number)
-            return await line.stage.generator(job.parents, generate, rng), False
+            return await line.stage.generator(job.parents, self._scope(line, job), rng), False
         except ParseError as e:
             drop, failed = Drop(e.reason, {"reply": shorten(e.text, 1000)}), False
         except TeacherError as e:
@@ -380,7 +352,7 @@ class Engine:
         record, prepared = child, []
         try:
             for number, gate in enumerate(line.gates):
-                ready = await gate.prepare(record, _Scope(self, line, job, f"{place}.{number}.{gate.name}"))
+                ready = await gate.prepare(record, self._scope(line, job, f"{place}.{number}.{gate.name}"))
                 prepared.append(ready)
                 record = ready.record
         except ParseError as e:
@@ -396,123 +368,15 @@ class Engine:
 
         async def again(kept: Kept) -> tuple[Record, list[Prepared]]:
             scopes = {g: f"{kept.child}.{n}.{g.name}" for n, g in enumerate(line.gates) if g in line.remembering}
-            return kept.record, [await g.prepare(kept.record, _Scope(self, line, job, s)) for g, s in scopes.items()]
+            return kept.record, [await g.prepare(kept.record, self._scope(line, job, s)) for g, s in scopes.items()]
 
         return _Outcome(list(await asyncio.gather(*map(again, commit.kept))))
 
-    # -- one call --------------------------------------------------------------------------------------------------
-
-    def teacher(self, role: str) -> Teacher:
-        """The teacher of a role; a judge is the teacher where none is named."""
-        found = self._teachers.get(role) or (self._teachers.get("teacher") if role == "judge" else None)
-        if found is None:
-            raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
-        return found
-
-    async def ask(self, line: _Line, job: _Job, role: str, key: str, request: Request) -> Completion:
-        known = job.replies.pop(key, None)
-        if known is None:
-            known = await self._call(line, job, role, key, request)
-        if isinstance(known, TeacherError):
-            raise known
-        return known
-
-    async def _call(self, line: _Line, job: _Job, role: str, key: str, request: Request) -> Completion | TeacherError:
-        """Asks for real. The slot is held until the reply is durable: a kill repeats at most the calls in flight."""
-        teacher = self.teacher(role)
-        async with self._slots[id(teacher)], self._in_flight():
-            if self._over.is_set():
-                raise _Closing
-            await self._open(teacher)
-            reply: Completion | TeacherError
-            try:
-                reply = replace(await teacher.generate(request), teacher=teacher.name, key=key)
-                self.stats.prompt_tokens += reply.usage.prompt_tokens
-                self.stats.completion_tokens += reply.usage.completion_tokens
-            except TeacherError as e:
-                if e.fatal:
-                    raise
-                self.stats.failed_calls += 1
-                reply = e
-            await self._journal.add_reply(line.index, job.number, key, role, teacher.name, request, reply)
-            self.stats.calls += 1
-        return reply
-
-    @asynccontextmanager
-    async def _in_flight(self) -> AsyncIterator[None]:
-        self.stats.in_flight += 1
-        self._quiet.clear()
-        try:
-            yield
-        finally:
-            self.stats.in_flight -= 1
-            if self.stats.in_flight == 0:
-                self._quiet.set()
-
-    async def _open(self, teacher: Teacher) -> None:
-        """Opened at its first call, once: a run that the journal answers needs no engine and no key."""
-        opening = self._opening.get(id(teacher))
-        if opening is None:
-            folder = self._state / "".join(c if c.isalnum() or c in "-._" else "_" for c in teacher.name)
-            folder.mkdir(parents=True, exist_ok=True)
-            opening = self._opening[id(teacher)] = asyncio.ensure_future(teacher.open(folder))
-        if not opening.done():
-            await asyncio.shield(opening)
-        opening.result()
-
-    async def score(
-        self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
-    ) -> TokenLogprobs:
-        teacher = self.teacher(role)
-        if not isinstance(teacher, ScoringTeacher):
-            raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
-        async with self._slots[id(teacher)], self._in_flight():
-            if self._over.is_set():
-                raise _Closing
-            await self._open(teacher)
-            return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
+    def _scope(self, line: _Line, job: _Job, name: str = "") -> Scope:
+        return Scope(self._calls, line.index, job.number, job.replies, name)
 
     def _rng(self, *path: object) -> Random:
         return Random(f"{self._seed}/{path}")
-
-
-class _Scope:
-    """`generate` as a generator or gate sees it: it names every call by its place, so that a reply finds its asker."""
-
-    __slots__ = ("_engine", "_job", "_line", "_scope", "_seen")
-
-    def __init__(self, engine: Engine, line: _Line, job: _Job, scope: str) -> None:
-        self._engine, self._line, self._job, self._scope = engine, line, job, scope
-        self._seen: Counter[str] = Counter()
-
-    async def __call__(
-        self,
-        prompt: str | Sequence[Message],
-        *,
-        role: str = "teacher",
-        schema: Json = None,
-        tools: Sequence[Json] = (),
-        logprobs: int = 0,
-        **sampling: Unpack[SamplingArgs],
-    ) -> Completion:
-        if "stop" in sampling:
-            sampling["stop"] = tuple(sampling["stop"])
-        how = Sampling(schema=schema, logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
-        request = Request(as_messages(prompt), how, tuple(tools))
-        digest = request.digest(self._engine.teacher(role).name)
-        occurrence = self._seen[digest]  # taken before the first await: siblings of one scope never swap replies
-        self._seen[digest] += 1
-        key = f"{self._line.index}/{self._job.number}/{self._scope}/{digest}/{occurrence}"
-        nonce = int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
-        return await self._engine.ask(self._line, self._job, role, key, replace(request, nonce=nonce))
-
-    async def logprobs(
-        self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
-    ) -> TokenLogprobs:
-        return await self._engine.score(role, prompt, completion, top_k)
-
-    def branch(self, label: str | int) -> Generate:
-        return _Scope(self._engine, self._line, self._job, f"{self._scope}:{label}")
 
 
 def resolve_windows(

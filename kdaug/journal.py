@@ -267,6 +267,19 @@ class Journal:
         rows = self._select("SELECT record FROM seeds WHERE id = ?", id)
         return Record.from_json(orjson.loads(rows[0][0])) if rows else None
 
+    def tally(self, stage: int) -> tuple[int, int, dict[str, int]]:
+        """How many jobs the stage has decided, how many records it kept, and how many it dropped for which reason."""
+        span = (stage << STAGE_BITS, (stage + 1) << STAGE_BITS)
+        [(jobs, kept)] = self._select(
+            "SELECT count(*), sum(json_array_length(CAST(kept AS TEXT))) FROM commits WHERE id >= ? AND id < ?", *span
+        )
+        reasons = self._select(
+            "SELECT json_extract(value, '$[2]') AS reason, count(*) FROM commits, json_each(CAST(dropped AS TEXT)) "
+            "WHERE commits.id >= ? AND commits.id < ? GROUP BY reason ORDER BY reason",
+            *span,
+        )
+        return jobs, kept or 0, dict(reasons)
+
     def usage(self) -> dict[str, dict[str, int]]:
         """Calls and tokens by teacher; `failed` are the calls that were given up."""
         rows = self._select(

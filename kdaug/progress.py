@@ -105,13 +105,13 @@ class _View:
 
     def sample(self) -> None:
         now = time.monotonic()
-        self._samples.append((now, self._stats.calls, self._tokens, self._done))
+        self._samples.append((now, self._stats.calls.calls, self._tokens, self._done))
         while now - self._samples[0][0] > RATE_OVER:
             self._samples.popleft()
 
     @property
     def _tokens(self) -> int:
-        return self._stats.completion_tokens
+        return self._stats.calls.completion_tokens
 
     @property
     def _done(self) -> float:
@@ -136,7 +136,7 @@ class _View:
         last, dropped = self._stats.stages[-1], sum((s.dropped for s in self._stats.stages), Counter[str]())
         goal = f"/{self._stats.target}" if self._stats.target else ""
         return (
-            f"kept {last.kept}{goal} · dropped {reasons(dropped)} · in flight {self._stats.in_flight} · "
+            f"kept {last.kept}{goal} · dropped {reasons(dropped)} · in flight {self._stats.calls.in_flight} · "
             f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s · {self.eta()}"
         )
 
@@ -152,7 +152,7 @@ class _View:
                 f"  {stage.name:<{width}}  jobs {stage.jobs:>6}  kept {kept:>9}  dropped {reasons(stage.dropped)}"
             )
         rows.append(
-            f"  in flight {self._stats.in_flight} · {self._stats.calls:,} calls ({calls:,.1f}/s) · "
+            f"  in flight {self._stats.calls.in_flight} · {self._stats.calls.calls:,} calls ({calls:,.1f}/s) · "
             f"{tokens:,.0f} tokens/s · {self.eta()}"
         )
         return rows

