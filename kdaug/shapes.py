@@ -192,8 +192,11 @@ def _answer(row: Row, name: str, prompt: Messages) -> Messages:
 
 def _messages(value: Any, name: str) -> Messages:
     if not isinstance(value, list) or not value:
-        raise BadRow(f'"{name}" is {_kind(value)}, not a list of messages')
+        raise BadRow(f'"{name}" is {_kind(value)}, not {"" if name in _LISTS else "text or "}a list of messages')
     return tuple(_message(turn, f"{name}[{i}]") for i, turn in enumerate(value))
+
+
+_LISTS = ("messages", "conversations")  # the fields that cannot be plain text
 
 
 def _message(turn: Any, name: str) -> Message:
