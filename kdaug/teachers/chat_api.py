@@ -48,8 +48,12 @@ FILTERED = re.compile(
     r"|data_inspection_failed|content exists risk",
     re.I,
 )
-WRONG_KEY = re.compile(r"(invalid|incorrect|wrong) api.?key|api.?key not valid|invalid_api_key", re.I)
-NO_MONEY = re.compile(r"insufficient_quota|insufficient balance|exceeded your current quota|billing", re.I)
+# At the start only: further on, a server may quote the prompt.
+NO_ACCESS = re.compile(
+    r"\d+ (?:\w+: )?(?:api.?key not valid|(?:invalid|incorrect)[ _]api.?key|insufficient[ _](?:quota|balance)"
+    r"|billing_hard_limit_reached|billing_not_active|your credit balance is too low)",
+    re.I,
+)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 GO_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
@@ -104,7 +108,7 @@ def failure_of_reply(status: int, headers: Mapping[str, str], data: bytes, *, fi
     """What a status other than 200 means. `first`: the endpoint has not answered any call yet."""
     words = f"{status} {_server_words(data)}".strip()
     wait = retry_after(headers)
-    if status in (401, 402, 407) or WRONG_KEY.search(words) or (status in (403, 429) and NO_MONEY.search(words)):
+    if status in (401, 402, 407) or (status < 500 and NO_ACCESS.match(words)):
         return AccessDenied(words)
     if status == 429:
         return RateLimited(words, retry_after=wait)
@@ -225,5 +229,5 @@ def _server_words(data: bytes) -> str:
     if not isinstance(error, dict):
         return shorten(str(error), 200)
     message = error.get("message") or error.get("detail") or error.get("type") or error
-    code = error.get("code") or error.get("type")
-    return shorten(f"{code}: {message}" if isinstance(code, str) else str(message), 200)
+    code = next((c for c in (error.get("code"), error.get("type")) if isinstance(c, str)), None)
+    return shorten(f"{code}: {message}" if code else str(message), 200)

@@ -147,12 +147,13 @@ class OpenAI:
                 return read_completion(data, reply.headers)
             raise failure_of_reply(reply.status, reply.headers, data, first=not self._proven)
         except (TeacherError, aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
-            if limit == "max_tokens" and isinstance(e, BadRequest) and "max_completion_tokens" in str(e):
-                self._limit = "max_completion_tokens"
-            else:
-                # A ClientResponseError holds the request's headers, the key among them.
-                raise self._error(e, request) from (None if isinstance(e, aiohttp.ClientResponseError) else e)
-        return await self._ask(request)
+            failed = e
+        if limit == "max_tokens" and isinstance(failed, BadRequest) and "max_completion_tokens" in str(failed):
+            self._limit = "max_completion_tokens"
+            return await self._ask(request)
+        # The server's bare words may quote the key, and a ClientResponseError holds the request's headers.
+        harmless = not isinstance(failed, TeacherError | aiohttp.ClientResponseError)
+        raise self._error(failed, request) from (failed if harmless else None)
 
     def _body(self, request: Request) -> bytes:
         """The request as the API wants it. Raises BadRequest for what the API cannot be asked."""

@@ -17,7 +17,9 @@ from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLog
 Result = TypeVar("Result")
 
 LONGEST_WISH = 120.0  # seconds; a teacher that asks for a longer pause is asked again after this
-RATE_LIMIT_FACTOR = 4  # a rate limit says nothing against the request: it gets so many times the tries
+# A rate limit says nothing against the request: it gets so many times the tries. Simulated, 64 slots against a limit of
+# 500 requests a minute without Retry-After: 6 tries lose 37 % of the requests, 24 lose 0.02 %.
+RATE_LIMIT_FACTOR = 4
 FIRST_PATIENCE = 10.0  # seconds; a teacher that has never answered is more likely a wrong address than restarting
 
 

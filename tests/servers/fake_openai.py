@@ -36,6 +36,7 @@ import random
 import re
 import resource
 import signal
+import ssl
 import time
 from collections import Counter
 from dataclasses import fields, replace
@@ -292,11 +293,15 @@ class Server(asyncio.Protocol):
             self.loop.call_later(0.1, self.trickle, rest[10:])
 
 
-async def serve(config: Config, port: int) -> None:
+async def serve(config: Config, port: int, certificate: str, key: str) -> None:
     loop = asyncio.get_running_loop()
     state = State(config)
-    server = await loop.create_server(lambda: Server(state, loop), "127.0.0.1", port, backlog=4096)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+    tls = None
+    if certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate, key)
+    server = await loop.create_server(lambda: Server(state, loop), "127.0.0.1", port, backlog=4096, ssl=tls)
+    print(f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -307,6 +312,8 @@ async def serve(config: Config, port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8399, help="0: any free one; see the first line printed")
+    parser.add_argument("--certificate", default="", help="speak TLS with this PEM file")
+    parser.add_argument("--key", default="", help="the certificate's key")
     parser.add_argument("--fault", action="append", default=[], metavar="FAULT=PROBABILITY")
     for option in fields(Config):
         flag = "--" + option.name.replace("_", "-")
@@ -315,9 +322,9 @@ def main() -> None:
         elif option.name != "faults":
             parser.add_argument(flag, type=type(option.default), default=option.default)
     given = vars(parser.parse_args())
-    port = given.pop("port")
+    listen = [given.pop(option) for option in ("port", "certificate", "key")]
     pairs = (fault.split("=") for fault in given.pop("fault"))
-    uvloop.run(serve(Config(**given, faults={name: float(p) for name, p in pairs}), port))
+    uvloop.run(serve(Config(**given, faults={name: float(p) for name, p in pairs}), *listen))
 
 
 if __name__ == "__main__":

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
 
 HERE = Path(__file__).parent
 # The servers' own pages are asked for directly, whatever proxy a test sets.
-_direct = build_opener(ProxyHandler({}))
+_unverified = ssl.create_default_context()
+_unverified.check_hostname, _unverified.verify_mode = False, ssl.CERT_NONE
+_direct = build_opener(ProxyHandler({}), HTTPSHandler(context=_unverified))
+
+
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 class FakeOpenAI:
     """`with FakeOpenAI(latency_ms=50, faults={"429": 0.1}) as server:` runs one; `server.url` is its base URL.
 
     The options are the fields of `Config` in fake_openai.py. `configure` sets them anew (what it does not name is the
-    default again) and zeroes the counters.
+    default again) and zeroes the counters. With the files `certificate` and `key` it speaks TLS;
+    `port` 0 is any free one.
     """
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(
+        self, *, port: int = 0, certificate: Path | None = None, key: Path | None = None, **config: Any
+    ) -> None:
         self._config = config
+        self._listen = ["--port", str(port)]
+        if certificate:
+            self._listen += ["--certificate", str(certificate), "--key", str(key)]
 
     def __enter__(self) -> FakeOpenAI:
-        command = [sys.executable, str(HERE / "fake_openai.py"), "--port", "0"]
+        command = [sys.executable, str(HERE / "fake_openai.py"), *self._listen]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
-        assert self.url.startswith("http://"), "fake_openai.py did not start"
+        assert self.url.startswith("http"), "fake_openai.py did not start"
         self.root = self.url.removesuffix("/v1")
         self.configure(**self._config)
         return self
