@@ -21,7 +21,7 @@ import orjson
 from kdaug.card import Counts, write_card
 from kdaug.columns import Columns, Row, Survey, record_of
 from kdaug.errors import ConfigError, KdaugError
-from kdaug.export import Format, export
+from kdaug.export import Format, export, whole
 from kdaug.hub import push
 from kdaug.record import KINDS, Json, Kind, Record
 
@@ -324,27 +324,20 @@ def write_dropped(path: Path, drops: Iterable[Dropped]) -> int:
 
     fields = [("stage", pa.string()), ("job", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
     schema = pa.schema([*fields, ("id", pa.string()), ("record", pa.string())])
-    fresh = path.with_name(f".{path.name}.new")
     number = 0
-    try:
-        with closing(_Parquet(fresh, schema)) as file:
-            for drop in drops:
-                file.add(
-                    {
-                        "stage": drop.stage,
-                        "job": drop.job,
-                        "reason": drop.reason,
-                        "detail": _json(dict(drop.detail)),
-                        "id": drop.record and drop.record.id,
-                        "record": drop.record and _json(drop.record.to_json()),
-                    }
-                )
-                number += 1
-        fresh.replace(path)
-    except OSError as e:
-        raise KdaugError(f"cannot write {path}: {e.strerror or e}") from e
-    finally:
-        fresh.unlink(missing_ok=True)
+    with whole(path) as fresh, closing(_Parquet(fresh, schema)) as file:
+        for drop in drops:
+            file.add(
+                {
+                    "stage": drop.stage,
+                    "job": drop.job,
+                    "reason": drop.reason,
+                    "detail": _json(dict(drop.detail)),
+                    "id": drop.record and drop.record.id,
+                    "record": drop.record and _json(drop.record.to_json()),
+                }
+            )
+            number += 1
     return number
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -27,20 +28,30 @@ def export(records: Iterable[Record], path: Path, format: Format, *, kinds: Sequ
         if kind not in holds:
             able = [name for name, (kinds_of_it, _) in _WRITERS.items() if kind in kinds_of_it]
             raise ConfigError(f"{format} cannot hold {kind} records; choose {' or '.join(able)}")
-    fresh = path.with_name(f".{path.name}.new")
     number = 0
+    with whole(path) as fresh, fresh.open("wb") as file:
+        for record in records:
+            file.write(orjson.dumps(write(record), option=orjson.OPT_APPEND_NEWLINE))
+            number += 1
+    return number
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name to write to, beside `path`: in the end the file takes its place, or after an error leaves no trace.
+
+    Raises KdaugError for what the disk refuses.
+    """
+    fresh = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
-            for record in records:
-                file.write(orjson.dumps(write(record), option=orjson.OPT_APPEND_NEWLINE))
-                number += 1
+        yield fresh
         fresh.replace(path)
     except OSError as e:
         raise KdaugError(f"cannot write {path}: {e.strerror or e}") from e
     finally:
-        fresh.unlink(missing_ok=True)
-    return number
+        with suppress(OSError):
+            fresh.unlink()
 
 
 def _trl(record: Record) -> Row:

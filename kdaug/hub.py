@@ -94,6 +94,6 @@ def _ours(error: Exception, status: int | None, repo_id: str) -> KdaugError:
     said = shorten(str(getattr(error, "server_message", None) or error), 200)
     if status is None:
         return KdaugError(
-            f"the Hub cannot be reached after {TRIES} tries ({type(error).__name__}: {said}); nothing was changed there"
+            f"the Hub cannot be reached after {TRIES} tries ({type(error).__name__}: {said}); push again when it can"
         )
     return KdaugError(f"the Hub answered {status} to the push of {repo_id}: {said}")
