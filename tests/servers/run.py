@@ -29,8 +29,7 @@ class FakeOpenAI:
     """`with FakeOpenAI(latency_ms=50, faults={"429": 0.1}) as server:` runs one; `server.url` is its base URL.
 
     The options are the fields of `Config` in fake_openai.py. `configure` sets them anew (what it does not name is the
-    default again) and zeroes the counters. With the files `certificate` and `key` it speaks TLS;
-    `port` 0 is any free one.
+    default again) and zeroes the counters. `port` 0 is any free one; with the files `certificate` and `key` it speaks TLS.
     """
 
     def __init__(
@@ -65,10 +64,12 @@ class FakeOpenAI:
         self._ask("/__config", json.dumps(config).encode())
 
     def stats(self, *, full: bool = False) -> dict[str, Any]:
-        return self._ask("/__stats?full=1" if full else "/__stats")
+        counters: dict[str, Any] = self._ask("/__stats?full=1" if full else "/__stats")
+        return counters
 
     def trace(self) -> list[dict[str, Any]]:
-        return self._ask("/__trace")
+        calls: list[dict[str, Any]] = self._ask("/__trace")
+        return calls
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
         with _direct.open(Request(self.root + path, data=body), timeout=10) as reply:

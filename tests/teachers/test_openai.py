@@ -262,6 +262,14 @@ def test_a_refused_first_request_shows_that_the_endpoint_works(server: FakeOpenA
     assert all(isinstance(o, Completion) for o in results[1:])
 
 
+def test_a_request_that_was_never_sent_shows_nothing(server: FakeOpenAI) -> None:
+    server.configure(api_key="another", latency_ms=20)
+    results = outcomes(OpenAI("m", base_url=server.url), "half a pair: \ud83d", *map(str, range(10)))
+    assert type(results[0]) is BadRequest
+    assert {type(e) for e in results[1:]} == {AccessDenied}
+    assert server.stats()["total"] == 1
+
+
 def test_a_passing_failure_of_the_first_call_lets_the_next_try(server: FakeOpenAI) -> None:
     results = outcomes(OpenAI("m", base_url=server.url), "@@FAIL:500@@", *map(str, range(5)))
     assert type(results[0]) is ServerError
