@@ -1,0 +1,64 @@
+"""Two answers are the same by their number, else by their text; a false match would teach a wrong solution."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from kdaug.answers import final_answer, last_number, same_answer
+
+
+@pytest.mark.parametrize(
+    ("solution", "reference"),
+    [
+        ("5 + 5 makes ten. Answer: 10", "10"),
+        ("**Answer:**\n72", "Half of 48 is 24. 48 + 24 = 72\n#### 72"),
+        ("Answer: 1,234.", "1234"),
+        ("Answer: $18 a day", "18"),
+        ("Answer: 18.00", "$18"),
+        ("The answer is 0.5", "1/2"),
+        (r"So \boxed{\frac{3}{4}}.", "0.75"),
+        ("Answer: −7", "-7"),
+        ("First 3, then 4, so 12 in all.", "12"),  # no marker: the last number
+        ("Answer: 3. No. Answer: 4", "4"),  # the last marker
+        ("Answer: x = 5", "x=5"),
+        ("Answer: (b).", "B"),
+        ("Answer: paris.", "Paris"),
+        (r"\boxed{\text{Ann}}", r"Hence \boxed{\text{Ann}}"),
+    ],
+)
+def test_same(solution: str, reference: str) -> None:
+    assert same_answer(solution, reference)
+
+
+@pytest.mark.parametrize(
+    ("solution", "reference"),
+    [
+        ("Answer: 11", "10"),
+        ("Answer: 3", "3.5"),
+        ("Answer: 5", "-5"),
+        ("The 10 apples are gone. Answer: 4", "10"),
+        ("Answer: London, 1889", "Paris, 1889"),
+        ("Answer: 12,5", "5"),
+        ("Answer: 1/0", "0"),
+        ("Answer: x - 1", "x + 1"),
+        ("Answer: [0, 1]", "(0, 1)"),
+        ("Answer:", "4"),
+        ("I do not know.", "4"),
+        ("", ""),
+    ],
+)
+def test_not_the_same(solution: str, reference: str) -> None:
+    assert not same_answer(solution, reference)
+
+
+def test_the_answer_is_the_rest_of_its_line() -> None:
+    assert final_answer("So it goes.\nAnswer: a rose\nIs that right?") == "a rose"
+    assert final_answer(r"\boxed{a \mid \{1\}} as wanted") == r"a \mid \{1\}"
+
+
+def test_numbers_are_exact() -> None:
+    assert last_number("0.1") == Fraction(1, 10)
+    assert last_number("3-4") == 4  # a range, not minus four
+    assert last_number("none") is None
