@@ -172,6 +172,8 @@ def write_dataset(
     fresh, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     try:
         _may_replace(folder)
+        if old.exists() and not folder.exists():
+            old.rename(folder)  # killed between the two renames below
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         fresh.mkdir(parents=True)

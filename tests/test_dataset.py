@@ -193,6 +193,27 @@ def test_an_interrupted_write_leaves_the_old_dataset(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["dataset"]
 
 
+def test_the_old_dataset_is_never_lost_before_the_new_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "dataset"
+    write_dataset(folder, lambda: answers(3), facts={})
+    before, rename = bytes_of(folder), Path.rename
+
+    def dies(source: Path, target: Path) -> Path:
+        if source.name == ".dataset.new":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "rename", dies)
+        write_dataset(folder, lambda: answers(1), facts={})
+    assert not folder.exists() and bytes_of(tmp_path / ".dataset.old") == before
+    with pytest.raises(KeyError):
+        write_dataset(folder, lambda: {}["nothing"], facts={})
+    assert bytes_of(folder) == before
+
+
 def test_a_folder_with_other_things_in_it_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
