@@ -29,7 +29,8 @@ class FakeOpenAI:
     """`with FakeOpenAI(latency_ms=50, faults={"429": 0.1}) as server:` runs one; `server.url` is its base URL.
 
     The options are the fields of `Config` in fake_openai.py. `configure` sets them anew (what it does not name is the
-    default again) and zeroes the counters. `port` 0 is any free one; with the files `certificate` and `key` it speaks TLS.
+    default again) and zeroes the counters. `port` 0 is any free one; with the files
+    `certificate` and `key` it speaks TLS.
     """
 
     def __init__(
