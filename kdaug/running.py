@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -102,6 +103,7 @@ class _Run:
     def __init__(self, recipe: Recipe, out: Path, teachers: Mapping[str, Teacher], log: Log, command: str) -> None:
         self._recipe, self._out, self._teachers, self.log, self._command = recipe, out, teachers, log, command
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
+        self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
         check_roles(recipe, teachers)
 
@@ -122,11 +124,14 @@ class _Run:
     async def _watch(self, engine: Engine) -> Ending:
         source = self._recipe.source
         jobs = None if source.grows else min(len(source.seeds), self._recipe.max_jobs or len(source.seeds))
+        started = time.perf_counter()
         async with watching(engine.stats, self.log, jobs=jobs):
             try:
                 return await engine.run()
             except KdaugError as e:
                 return Ending("failed", e)
+            finally:
+                self._seconds["run"] = round(time.perf_counter() - started, 3)
 
     def _engine(self, journal: Journal, windows: Sequence[int]) -> Engine:
         recipe = self._recipe
@@ -177,11 +182,12 @@ class _Run:
         assert self.engine is not None
         status = _status(self._recipe, ending, self.engine.stats.stages[-1].kept)
         facts = self._facts(journal, status, ending.by)
-        error = ending.error
+        error, started = ending.error, time.perf_counter()
         try:
             counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
             write_dropped(self._out / "dropped.parquet", self._dropped(journal))
-            facts |= {"splits": counts.splits, "left_out": counts.left_out}
+            self._seconds["dataset"] = round(time.perf_counter() - started, 3)
+            facts |= {"splits": counts.splits, "left_out": counts.left_out, "seconds": self._seconds}
         except KdaugError as e:
             error, facts["status"] = error or e, "failed"
         self._write_facts(facts)
