@@ -369,7 +369,7 @@ class Engine:
 
         async def again(kept: Kept) -> tuple[Record, list[Prepared]]:
             scopes = {g: f"{kept.child}.{n}.{g.name}" for n, g in enumerate(line.gates) if g in line.remembering}
-            return kept.record, [await g.prepare(kept.record, self._scope(line, job, s)) for g, s in scopes.items()]
+            return kept.record, [await g.recall(kept.record, self._scope(line, job, s)) for g, s in scopes.items()]
 
         return _Outcome(list(await asyncio.gather(*map(again, commit.kept))))
 

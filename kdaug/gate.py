@@ -36,6 +36,10 @@ class Gate:
         """Concurrent: embed, score, search. A TeacherError or ParseError here drops this record alone."""
         return Prepared(record)
 
+    async def recall(self, record: Record, generate: Generate) -> Prepared:
+        """On resume, for a record that was kept: what `remember` needs, without the search that `prepare` may do."""
+        return await self.prepare(record, generate)
+
     def decide(self, prepared: Prepared) -> Drop | None:
         """Serial, in job order, no await."""
         return None

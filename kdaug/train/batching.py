@@ -298,6 +298,8 @@ def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
             )
         if record.kind != kind:
             raise ConfigError(f"record {record.id} is of kind {record.kind!r}, not {kind!r}: {_WAY_OUT[record.kind]}")
+        if not record.prompt:
+            raise ConfigError(f"record {record.id} has an empty prompt: there is nothing that it answers")
         yield record
 
 

@@ -292,7 +292,7 @@ def _finish(training: Training[Any]) -> None:
     metrics = folder.metrics()
     student.save(folder.path)
     draw_curve(metrics, folder.path / "loss.png")
-    results = {
+    results: dict[str, Any] = {
         "steps": training.steps,
         "loss_first": metrics[0]["loss"],
         "loss_last": metrics[-1]["loss"],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kdaug.record import Record, assistant, user
+from kdaug.train.student import quiet
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -15,7 +17,7 @@ TEMPLATE = (
 )
 
 
-def make_tokenizer(template: str | None = TEMPLATE, **special: str) -> Any:
+def build_tokenizer(template: str | None = TEMPLATE, **special: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -33,12 +35,12 @@ def make_tokenizer(template: str | None = TEMPLATE, **special: str) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, **special)
 
 
-def make_model(folder: Path, *, seed: int = 0, layers: int = 2, **config: Any) -> Path:
+def build_model(folder: Path, *, seed: int = 0, layers: int = 2, **config: Any) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = build_tokenizer()
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     shape = LlamaConfig(
         vocab_size=len(tokenizer) + 3,  # a head padded beyond the vocabulary, as many real ones are
@@ -48,15 +50,26 @@ def make_model(folder: Path, *, seed: int = 0, layers: int = 2, **config: Any) -
         tie_word_embeddings=True,
         **(sizes | config),
     )
-    LlamaForCausalLM(shape).save_pretrained(folder)
+    with quiet():
+        LlamaForCausalLM(shape).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[..., Any]:
+    return build_tokenizer
+
+
+@pytest.fixture
+def make_model() -> Callable[..., Path]:
+    return build_model
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny student, in float32."""
-    return make_model(tmp_path_factory.mktemp("models") / "tiny")
+    return build_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture
