@@ -173,21 +173,24 @@ def flaw_of_sample(reply: Completion, earlier: Sequence[Completion]) -> Drop | N
 
 
 async def settled(calls: Sequence[Awaitable[T]]) -> list[T | TeacherError | ParseError]:
-    """What each of several concurrent calls came to, in order, once all have ended: its result or its own failure.
+    """What each of several concurrent calls came to, in order: its result, or a failure that is its own.
 
-    Raises what is nobody's own failure (an outage, a cap that was reached), and the first error when every call met one
-    of the teacher's: then there is no result to go on with.
+    Raises at once what is nobody's own failure (an outage, a cap that was reached), and the first error when every call
+    met one of the teacher's: then there is no result to go on with.
     """
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    own: list[T | TeacherError | ParseError] = []
-    for result in results:
-        if isinstance(result, TeacherError | ParseError):
-            if isinstance(result, TeacherError) and result.fatal:
-                raise result
-        elif isinstance(result, BaseException):
-            raise result
-        own.append(result)
-    failures = [result for result in own if isinstance(result, TeacherError)]
-    if failures and len(failures) == len(own):
+    results = await asyncio.gather(*map(_settle, calls))
+    failures = [result for result in results if isinstance(result, TeacherError)]
+    if failures and len(failures) == len(results):
         raise failures[0]
-    return own
+    return results
+
+
+async def _settle(call: Awaitable[T]) -> T | TeacherError | ParseError:
+    try:
+        return await call
+    except ParseError as e:
+        return e
+    except TeacherError as e:
+        if e.fatal:
+            raise
+        return e
