@@ -22,7 +22,7 @@ from kdaug.source import Each
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.fake import Fake
 
-SEEDS = [Record(prompt=user(f"What is {n} + {n}?"), completion=assistant(f"#### {2 * n}")) for n in range(8)]
+SEEDS = [Record(prompt=user(f"What is {n} + {n}?"), completion=assistant(f"#### {2 * n}")) for n in range(10)]
 RECIPES = {
     "evol_instruct": Recipe(Each(SEEDS), [Stage(EvolInstruct(), [Judge(min=3)])]),
     "feedback": Recipe(Each(SEEDS), [Stage(Feedback(), [Judge(min=2)])]),
@@ -74,7 +74,7 @@ def test_breaks_and_latency_leave_no_trace_in_the_data(name: str, tmp_path: Path
 
     breaks, sent = 0, 0
     while True:
-        outcome, calls = go(recipe, tmp_path / "broken", jitter=0.003, until=Random(breaks).randrange(8, 20))
+        outcome, calls = go(recipe, tmp_path / "broken", jitter=0.003, until=Random(breaks).randrange(5, 12))
         sent += calls
         if outcome.error is None:
             break
