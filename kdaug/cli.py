@@ -339,11 +339,13 @@ def _add_train(commands: Any) -> None:
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
         for option in fields(method):
-            default = option.default if option.default is not MISSING else None
-            kind = type(default) if isinstance(default, (int, float)) and not isinstance(default, bool) else str
-            if option.init and not isinstance(default, bool):
-                flag = "--" + option.name.replace("_", "-")
-                sub.add_argument(flag, dest=f"field_{option.name}", type=kind, metavar="X", help=f"({default})")
+            flag, default = "--" + option.name.replace("_", "-"), option.default
+            if isinstance(default, bool):
+                sub.add_argument(flag, dest=f"field_{option.name}", action=argparse.BooleanOptionalAction)
+            elif default is not MISSING:
+                sub.add_argument(
+                    flag, dest=f"field_{option.name}", type=type(default), metavar="X", help=f"({default})"
+                )
 
 
 def _train(given: argparse.Namespace) -> int:
@@ -411,8 +413,10 @@ def _eval(given: argparse.Namespace) -> int:
         print(json.dumps(dataclasses.asdict(found)))
         return 0
     for name, value in dataclasses.asdict(found).items():
-        if value is not None:
-            print(f"{name:>10}  {value:.4f}" if isinstance(value, float) else f"{name:>10}  {value}")
+        if isinstance(value, float):
+            print(f"{name:>10}  {value:.4f}")
+        elif value:
+            print(f"{name:>10}  {len(value) if isinstance(value, tuple) else value}")
     return 0
 
 
