@@ -28,6 +28,8 @@ ROWS = (
         "hub",
         "card",
         "terms",
+        "device",
+        "gguf",
         "models",
         "read",
         "shapes",
