@@ -1,0 +1,74 @@
+"""Tries a recipe without a model: two jobs of it on a scripted teacher, before a cent is spent."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+from kdaug.engine import Stage
+from kdaug.progress import Log, reasons
+from kdaug.recipe import Recipe
+from kdaug.running import execute
+from kdaug.teacher import Request
+from kdaug.teachers.fake import SYLLABLES, Fake
+
+JOBS = 2
+
+
+def check(recipe: Recipe) -> Iterator[str]:
+    """Lines on what the recipe is and what its two jobs came to.
+
+    Its parts, roles and templates are the real ones; only the words are made up, so drops are no fault of the recipe.
+    Raises ConfigError for what could never run.
+    """
+    for number, stage in enumerate(recipe.stages):
+        roles = sorted({role for part in (stage.generator, *stage.gates) for role in part.roles})
+        gates = f" [{', '.join(g.name for g in stage.gates)}]" if stage.gates else ""
+        yield f"stage {number}: {stage.generator.name}{gates}, asks {', '.join(roles) or 'nobody'}"
+    yield f"seeds: {len(recipe.source.seeds)}" + (f" from {recipe.seeds_from}" if recipe.seeds_from else "")
+    teacher = Fake(plausible, concurrency=2)
+    roles = {role for stage in recipe.stages for part in (stage.generator, *stage.gates) for role in part.roles}
+    with tempfile.TemporaryDirectory() as folder:
+        trial = replace(recipe, max_jobs=JOBS, target=None, stages=[_small(stage) for stage in recipe.stages])
+        teachers = dict.fromkeys(("teacher", *sorted(roles)), teacher)
+        outcome = execute(trial, Path(folder) / "run", teachers, log=Log(quiet=True))
+        if outcome.error is not None:
+            raise outcome.error
+        for stage_facts in outcome.facts["stages"]:
+            dropped = reasons(Counter(stage_facts["dropped"]))
+            yield f"{stage_facts['name']}: {stage_facts['jobs']} jobs, kept {stage_facts['kept']}, dropped {dropped}"
+    yield f"ok: {len(teacher.calls)} calls on a scripted teacher, none on a real one"
+
+
+def _small(stage: Stage) -> Stage:
+    return replace(stage, window=JOBS)
+
+
+def plausible(request: Request) -> str:
+    """A reply in the form that a prompt of the shipped templates asks for; sentences of made-up words otherwise."""
+    asked = request.messages[-1].content
+    rng = Random(f"{request.digest('check')}/{request.nonce}")
+    if numbered := re.search(r"numbered (\d+) to (\d+)", asked):
+        first, last = map(int, numbered.groups())
+        return "\n".join(f"{n}. {_sentence(rng, 9)}" for n in range(first, last + 1))
+    if re.search(r"\nScore: n", asked):
+        return f"{_sentence(rng, 12)}\nScore: {rng.randint(1, 5)}"
+    if '"Verdict: not equal"' in asked:
+        return "Verdict: not equal"
+    if re.search(r"classification task. Answer Yes or No", asked):
+        return rng.choice(["Yes", "No"])
+    if "Class label:" in asked:
+        return "\n".join(f"Class label: {label}\nInput: {_sentence(rng, 8)}" for label in ("first", "second"))
+    if 'Begin your reply with "Example 1"' in asked:
+        return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
+    return " ".join(_sentence(rng, rng.randint(8, 16)) for _ in range(2))
+
+
+def _sentence(rng: Random, words: int) -> str:
+    syllables = SYLLABLES.split()
+    return " ".join("".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(words)).capitalize() + "."
