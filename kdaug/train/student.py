@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from kdaug.errors import ConfigError, TrainError
+from kdaug.errors import ConfigError, TrainError, shorten
 from kdaug.train.batching import IGNORE, Batch, Chat, Document, Encoded, collate, pack
 from kdaug.train.losses import linear_logprobs, widen
 
@@ -95,10 +95,25 @@ class Student:
 
 
 def locate(name: str | Path) -> Path:
-    """The folder of a model: a folder as it is, else by its name."""
+    """The folder of a model: by its folder, a GGUF file, or its id on the Hub (loaded into the Hub's cache).
+
+    Raises ConfigError where there is no such model.
+    """
     from kdaug.models import find_model
 
-    return Path(find_model(str(name)).path)
+    found = find_model(str(name))
+    return _download(found.path) if found.where == "hub" else Path(found.path)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.jinja", "*.safetensors", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as e:
+        raise ConfigError(f"no folder {repository!r} here, and it cannot be had from the Hub: {shorten(str(e))}") from e
 
 
 def load(folder: Path, chat: Chat, device: str) -> Student:
@@ -182,7 +197,7 @@ def threads() -> Iterator[int]:
         torch.set_num_threads(count)
         torch.mm(left, right)
         start = perf_counter()
-        for _ in range(20):
+        for _ in range(10):
             torch.mm(left, right)
         return perf_counter() - start
 
@@ -237,7 +252,7 @@ class Folder:
         self.checkpoint = path / "checkpoint.pt"
         settings = {name: value for name, value in asdict(how).items() if name not in FREE}
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
-        self.about = {
+        self.about: dict[str, Any] = {
             "student": str(name),
             "records": len(data.records),
             "tokens": data.tokens,

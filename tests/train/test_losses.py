@@ -1,0 +1,103 @@
+"""Losses against numbers worked by hand, against torch, and by their gradients."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from kdaug.train.losses import dpo, dpo_margin, forward_kl, linear_logprobs
+
+
+def head(tokens: int, dtype: torch.dtype, *, width: int = 5, vocabulary: int = 7) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(tokens, width, generator=generator, dtype=dtype).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=generator, dtype=dtype).requires_grad_()
+    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 11, 100])
+def test_chunks_give_the_whole_cross_entropy_and_its_gradients(chunk: int) -> None:
+    hidden, weight, targets = head(11, torch.float64)
+    whole = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    expected = torch.autograd.grad(whole, (hidden, weight))
+    ours = -linear_logprobs(hidden, weight, targets, chunk).sum()
+    torch.testing.assert_close(ours, whole)
+    torch.testing.assert_close(torch.autograd.grad(ours, (hidden, weight)), expected)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    hidden, weight, targets = head(5, torch.float64)
+    scale = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0], dtype=torch.float64)  # DPO weighs each token by its sequence
+    assert torch.autograd.gradcheck(
+        lambda h, w: (scale * linear_logprobs(h, w, targets, 2)).sum(), (hidden, weight), eps=1e-6, rtol=1e-6
+    )
+
+
+def test_no_token_gives_no_number() -> None:
+    hidden, weight, targets = head(0, torch.float32)
+    assert linear_logprobs(hidden, weight, targets).shape == (0,)
+
+
+def test_bfloat16_is_summed_in_float32() -> None:
+    hidden, weight, targets = head(64, torch.float32, width=64, vocabulary=1000)
+    exact = linear_logprobs(hidden * 0.1, weight, targets)
+    rough = linear_logprobs((hidden * 0.1).bfloat16(), weight.bfloat16(), targets)
+    assert rough.dtype == torch.float32
+    assert (exact - rough).abs().max() < 0.05  # the rounding of the logits themselves; a bfloat16 sum would be off by 1
+
+
+def test_logits_are_never_held_whole() -> None:
+    hidden, weight, targets = head(4096, torch.float32, width=8, vocabulary=512)
+    saved: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        linear_logprobs(hidden, weight, targets, 256)
+    assert max(saved, default=0) <= hidden.numel()  # the logits would be 2,097,152
+
+
+# Reference figures: four logits each for teacher and student, worked to ten digits.
+TEACHER, STUDENT = torch.tensor([[2.0, 1, 0, -1]]).double(), torch.tensor([[0.5, 1.5, 0, -0.5]]).double()
+
+
+def test_forward_kl_by_hand() -> None:
+    kl = forward_kl(TEACHER.log_softmax(-1), STUDENT.log_softmax(-1))
+    assert kl.item() == pytest.approx(0.4372173705, abs=1e-9)
+
+
+def test_forward_kl_ignores_what_the_teacher_excludes() -> None:
+    masked = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]])
+    kl = forward_kl(masked.log_softmax(-1), torch.zeros(1, 4).log_softmax(-1))
+    assert kl.item() == pytest.approx(math.log(2))
+
+
+def scores(*values: float) -> list[torch.Tensor]:
+    return [torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in values]
+
+
+def test_dpo_by_hand() -> None:
+    chosen, rejected, ref_chosen, ref_rejected = scores(-12, -15, -13, -14.5)
+    margin = dpo_margin(chosen, rejected, ref_chosen, ref_rejected)
+    assert margin.item() == 1.5
+    loss = dpo(margin, beta=0.1)
+    assert loss.item() == pytest.approx(0.6209570478, abs=1e-9)
+    up, down = torch.autograd.grad(loss.sum(), (chosen, rejected))
+    assert up.item() == pytest.approx(-0.0462570155, abs=1e-9)
+    assert down.item() == pytest.approx(0.0462570155, abs=1e-9)
+
+
+def test_dpo_with_doubt_about_the_labels_by_hand() -> None:
+    margin = torch.tensor([1.5], dtype=torch.float64)
+    assert dpo(margin, beta=0.1, label_smoothing=0.1).item() == pytest.approx(0.6359570478, abs=1e-9)
+
+
+def test_dpo_of_the_reference_itself_is_ln_2_and_swapping_flips_the_margin() -> None:
+    same = scores(-12, -15, -12, -15)
+    assert dpo(dpo_margin(*same), beta=0.3).item() == pytest.approx(math.log(2))
+    c, r, rc, rr = scores(-12, -15, -13, -14.5)
+    assert dpo_margin(c, r, rc, rr).item() == -dpo_margin(r, c, rr, rc).item()
+
+
+def test_dpo_of_huge_margins_stays_finite() -> None:
+    assert torch.isfinite(dpo(torch.tensor([1e4, -1e4]), beta=1.0)).all()
