@@ -11,13 +11,16 @@ from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.parsing import numbered_list, one_line
 from kdaug.prompts import render
-from kdaug.record import Discarded, Drop, Record, user
+from kdaug.record import Discarded, Drop, Messages, Record, assistant, user
 from kdaug.teacher import Completion
 
 
 @dataclass(frozen=True)
 class SelfInstruct:
     """Shows the parents' instructions as a numbered list, in random order, and asks for `per_prompt` more.
+
+    The list stands in the conversation as the assistant's own earlier answer, to be continued: a small model that is
+    shown examples by the user copies them instead.
 
     The defaults are the paper's, for a model that continues text. Chat models differ: some put blank lines between
     items or reason aloud, and then the blank line in `stop` ends the reply too early; the item after the last one asked
@@ -50,14 +53,14 @@ class SelfInstruct:
     ) -> Sequence[Record | Discarded]:
         shown = [one_line(parent.instruction).rstrip(": ") for parent in parents]
         rng.shuffle(shown)
-        first, last = len(shown) + 1, len(shown) + self.per_prompt
+        first, beyond = len(shown) + 1, len(shown) + self.per_prompt + 1
         reply = await generate(
-            render("self_instruct/tasks", shown=shown, first=first, last=last),
+            self._prompt(shown),
             temperature=self.temperature,
             top_p=self.top_p,
             presence_penalty=self.presence_penalty,
             max_tokens=self.max_tokens,
-            stop=(*self.stop, f"\n{last + 1}."),
+            stop=(*self.stop, f"\n{beyond}."),
         )
         if reply.cut and self.on_cut == "void":
             raise ParseError("complete_list", reply.text)
@@ -68,6 +71,12 @@ class SelfInstruct:
         if reply.cut:
             made[-1] = Discarded(self._child(parents, items[-1], reply), Drop("self_instruct:cut"))
         return made
+
+    def _prompt(self, shown: Sequence[str]) -> Messages:
+        numbered = "\n".join(f"{n}. {task}" for n, task in enumerate(shown, 1))
+        first, last = len(shown) + 1, len(shown) + self.per_prompt
+        more = render(f"{self.name}/more", count=self.per_prompt, first=first, last=last)
+        return (*user(render(f"{self.name}/ask")), *assistant(numbered), *user(more))
 
     def _child(self, parents: Sequence[Record], item: str, reply: Completion) -> Record:
         text = item.capitalize() if self.sentence_case else item[0].upper() + item[1:]

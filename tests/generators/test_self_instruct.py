@@ -35,27 +35,30 @@ def ask(
     return list(asyncio.run(generator(parents, generate, Random(rng)))), generate
 
 
-def shown(prompt: str) -> list[str]:
-    return [line for line in prompt.splitlines() if line[:1].isdigit()]
+def shown(generate: Scripted) -> list[str]:
+    """The list in the assistant's own mouth."""
+    (message,) = (m for m in generate.calls[0].messages if m.role == "assistant")
+    return message.content.splitlines()
 
 
 def test_the_parents_instructions_are_shown_on_a_line_each_without_input_and_colon() -> None:
     _, generate = ask(SelfInstruct(), "9. Sing a song of four lines.")
-    lines = shown(generate.prompts[0])
+    lines = shown(generate)
     assert sorted(line.split(". ", 1)[1] for line in lines) == [f"Do task number {n}" for n in "abcdefgh"]
     assert [line.split(". ")[0] for line in lines] == [str(n) for n in range(1, 9)]
     assert "the input" not in generate.prompts[0]
 
 
 def test_the_order_is_the_rngs() -> None:
-    first, again, other = (shown(ask(SelfInstruct(), "9. Sing.", rng=n)[1].prompts[0]) for n in (0, 0, 1))
+    first, again, other = (shown(ask(SelfInstruct(), "9. Sing.", rng=n)[1]) for n in (0, 0, 1))
     assert first == again != other
 
 
 def test_it_asks_for_as_many_as_it_says_and_samples_as_in_the_paper() -> None:
     _, generate = ask(SelfInstruct(per_prompt=5), "9. Sing a song.")
     (call,) = generate.calls
-    assert "numbered 9 to 13" in call.prompt
+    assert [m.role for m in call.messages] == ["user", "assistant", "user"]
+    assert "5 more tasks, numbered 9 to 13" in call.messages[-1].content
     assert call.role == "teacher"
     assert call.sampling == {
         "temperature": 0.7,
