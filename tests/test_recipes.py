@@ -1,0 +1,161 @@
+"""Recipes as YAML, `--set`, and teachers as strings: what is wrong is named with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdaug import recipes
+from kdaug.errors import ConfigError
+from kdaug.gates.rouge import Rouge
+from kdaug.generators.self_instruct import SelfInstruct
+from kdaug.recipe import Recipe
+from kdaug.record import Record, user
+from kdaug.source import GrowingPool
+from kdaug.teachers.openai import OpenAI
+from kdaug.teachers.retry import Retry
+
+SEEDS = [Record(prompt=user(f"seed {i}")) for i in range(10)]
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def build(folder: Path, text: str, *sets: str) -> Recipe:
+    file = recipes.load(write(folder, text))
+    for one in sets:
+        file.set(one)
+    return recipes.build(file, SEEDS)
+
+
+GOOD = """\
+source: {growing_pool: {from_seeds: 5}}
+target: 20
+stages:
+  - generator: self_instruct
+    gates: [instructions, {rouge: {threshold: 0.7}}]
+    window: 3
+"""
+
+
+def test_a_recipe_is_what_its_file_says(tmp_path: Path) -> None:
+    recipe = build(tmp_path, GOOD)
+    assert isinstance(recipe.source, GrowingPool)
+    assert (recipe.source.from_seeds, recipe.source.from_grown) == (5, 2)
+    assert (recipe.target, recipe.name) == (20, "mine")
+    (stage,) = recipe.stages
+    assert isinstance(stage.generator, SelfInstruct)
+    assert stage.window == 3
+    assert isinstance(stage.gates[1], Rouge)
+    assert stage.gates[1].threshold == 0.7
+
+
+def test_every_built_in_recipe_builds() -> None:
+    names = recipes.builtin_names()
+    assert {"self-instruct", "evol-instruct", "feedback", "self-knowledge", "respond", "demo"} <= set(names)
+    for name in names:
+        assert recipes.build(recipes.load(name), SEEDS).stages
+
+
+def test_set_changes_fields_by_path_and_by_part(tmp_path: Path) -> None:
+    recipe = build(
+        tmp_path,
+        GOOD,
+        "rouge.threshold=0.8",
+        "self_instruct.stop=['\\n\\n', END]",
+        "stages.0.window=7",
+        "stages.0.gates.0.instructions.max_words=99",
+        "target=5",
+        "source.growing_pool.from_grown=1",
+    )
+    (stage,) = recipe.stages
+    assert isinstance(stage.generator, SelfInstruct)
+    assert isinstance(stage.gates[1], Rouge)
+    assert stage.gates[1].threshold == 0.8
+    assert stage.generator.stop == ("\\n\\n", "END")
+    assert stage.window == 7
+    assert recipe.target == 5
+    assert isinstance(recipe.source, GrowingPool)
+    assert recipe.source.from_grown == 1
+    assert recipe.fingerprint != build(tmp_path, GOOD).fingerprint
+
+
+RESPOND = "stages:\n  - generator: respond\n"
+WRONG = [
+    ("stages: []", ":1: stages: expected a list"),
+    (
+        RESPOND.replace("respond", "respnd"),
+        ":2: stages.0.generator: unknown generator 'respnd', did you mean 'respond'",
+    ),
+    (RESPOND + "    gates: [ruge]", ":3: stages.0.gates.0: unknown gate 'ruge', did you mean 'rouge'"),
+    (RESPOND + "    gates:\n      - rouge: {treshold: 1}", ":4: stages.0.gates.0.rouge.treshold: unknown field"),
+    (RESPOND + "    gates:\n      - rouge: {treshold: 1}", "did you mean 'threshold'"),
+    (RESPOND + "    gates:\n      - rouge: {threshold: high}", ":4: stages.0.gates.0.rouge.threshold: expected float"),
+    (RESPOND + "    gates: rouge", ":3: stages.0.gates: expected a list of gates"),
+    ("stages:\n  - {gates: [rouge]}", ":2: stages.0: a stage is a mapping with `generator`"),
+    ("target: many\n" + RESPOND, ":1: target: expected"),
+    ("target: 0\n" + RESPOND, "target is 0"),
+    ("tarjet: 5\n" + RESPOND, ":1: tarjet: unknown field 'tarjet', did you mean 'target'"),
+    ("source: growing_pool\n" + RESPOND, "never ends by itself"),
+    ("source: pool\n" + RESPOND, ":1: source: unknown source 'pool'"),
+    ("stages:\n  - generator: nowhere.module:Thing", "cannot import nowhere.module"),
+    ("stages:\n  - generator: kdaug.generators.respond:Answer", "kdaug.generators.respond has no Answer"),
+    ("stages: [", ":1: not valid YAML"),
+    ("- a list", "a recipe is a mapping"),
+]
+
+
+@pytest.mark.parametrize(("text", "says"), WRONG, ids=[says[:30] for _, says in WRONG])
+def test_what_is_wrong_is_named_with_file_line_and_field(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(tmp_path, text)
+    assert str(caught.value).split(":")[0].endswith("mine.yaml")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match=r"neither a file nor one of demo, .*Did you mean self-instruct\?"):
+        recipes.load("self-instrct")
+
+
+@pytest.mark.parametrize("assignment", ["rouge", "=3", "nothing.x=1", "stages.5.window=1", "rouge.threshold=[1"])
+def test_a_wrong_set_is_refused(assignment: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        build(tmp_path, GOOD, assignment)
+
+
+def test_a_part_of_ones_own_is_named_by_its_module(tmp_path: Path) -> None:
+    text = "stages:\n  - generator: {kdaug.generators.respond:Respond: {max_tokens: 7}}"
+    (stage,) = build(tmp_path, text).stages
+    assert stage.generator.name == "respond"
+
+
+def test_a_teacher_is_a_string() -> None:
+    teacher = recipes.teacher("openai:gpt-x?base_url=http://localhost:1/v1&concurrency=7&timeout=3")
+    assert isinstance(teacher, Retry)
+    assert isinstance(teacher.teacher, OpenAI)
+    assert (teacher.name, teacher.concurrency, teacher.teacher.timeout) == ("openai:gpt-x", 7, 3.0)
+    assert recipes.teacher("fake").name == "fake"
+    assert recipes.teacher("fake:other?latency=0.5").name == "other"
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("opnai:gpt", "unknown kind 'opnai', did you mean 'openai'"),
+        ("gpt-4o", "write openai:gpt-4o"),
+        ("openai:", "which model"),
+        ("openai:m?concurency=3", "unknown key 'concurency', did you mean 'concurrency'"),
+        ("openai:m?concurrency=many", "expected int, found 'many'"),
+        ("openai:m?base_url=localhost:8000", "base_url"),
+    ],
+)
+def test_a_wrong_teacher_is_refused_with_the_way_out(spec: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipes.teacher(spec)
+    assert says in str(caught.value)
