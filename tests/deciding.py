@@ -1,4 +1,4 @@
-"""What the engine does with one gate: some records are prepared at once, then decided one by one, in order."""
+"""What the engine does with one gate: some records are prepared ahead, and decided one by one, in order."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def decisions(gate: Gate, records: Sequence[Record], window: int = 1) -> list[Dr
 
 async def adecisions(gate: Gate, records: Sequence[Record], window: int = 1) -> list[Drop | None]:
     nobody = Scripted(lambda role, prompt, sampling: AssertionError("this gate asks no model"))
+    ahead = [asyncio.create_task(gate.prepare(r, nobody)) for r in records[:window]]
     made: list[Drop | None] = []
-    for at in range(0, len(records), window):
-        for prepared in await asyncio.gather(*(gate.prepare(r, nobody) for r in records[at : at + window])):
-            made.append(gate.decide(prepared))
-            if made[-1] is None:
-                gate.remember(prepared)
+    for at in range(len(records)):
+        prepared = await ahead[at]
+        made.append(gate.decide(prepared))
+        if made[-1] is None:
+            gate.remember(prepared)
+        if at + window < len(records):
+            ahead.append(asyncio.create_task(gate.prepare(records[at + window], nobody)))
     return made

@@ -1,0 +1,209 @@
+"""Semantic near-duplicates: cosine of sentence embeddings, keep first."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+from kdaug.batcher import Batcher
+from kdaug.errors import KdaugError, require, shorten
+from kdaug.gate import Gate, Prepared
+from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
+from kdaug.generator import Generate
+from kdaug.models import find_encoder
+from kdaug.record import Drop, Record
+
+if TYPE_CHECKING:
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    Array: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]  # [rows, dimensions] or [dimensions]; Any: the shape
+
+BATCH = 32  # beats 128 on a CPU, where texts of like length go together
+# Two float32 sums over the same unit vectors differ by less than this, whatever their order. What comes as near to the
+# threshold is decided by a float64 sum, which does not depend on who else was in the batch.
+SLACK = 1e-4
+
+
+class _Twin(NamedTuple):
+    id: str
+    text: str
+    score: float
+
+
+class _Query(NamedTuple):
+    text: str
+    is_new: bool  # held against the seeds too
+
+
+class _Evidence(NamedTuple):
+    text: str
+    vector: Array
+    twin: _Twin | None
+    seen: int  # how many kept vectors the search has looked at
+
+
+@dataclass
+class Dedup(Gate):
+    """Drops a text whose embedding's cosine with that of a seed or a kept text is above `threshold`; the first is kept.
+
+    `model` is a sentence-transformers model: a folder, an installed package or a name on the Hub (None: kdaug's
+    default). It reads only the first tokens of a long text (256 for all-MiniLM-L6-v2). `on` says what is compared, as
+    in `Rouge`. Decisions are those of a brute-force search in job order, however many records are in flight.
+
+    Drops `dedup:near_duplicate` with the twin (the earliest above the threshold), the cosine and its text, and
+    `dedup:empty`. Raises KdaugError where the model gives a vector that is zero or not finite.
+    """
+
+    name: ClassVar[str] = "dedup"
+    threshold: float = 0.9
+    model: str | None = None
+    on: On = "prompt"
+    _path: str | None = field(default=None, init=False, repr=False, compare=False)
+    _seed_texts: Mapping[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _seeds: _Rows | None = field(default=None, init=False, repr=False, compare=False)
+    _kept: _Rows = field(init=False, repr=False, compare=False)
+    _batcher: Batcher[_Query, _Evidence] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_fields(self.name, self.threshold, self.on)
+        require("sentence_transformers", "embed", "the dedup gate")
+        require("faiss", "embed", "the dedup gate")
+        self._kept = _Rows()
+        self._batcher = Batcher(
+            self._look_up, BATCH, group=lambda query: query.is_new, order=lambda query: len(query.text)
+        )
+
+    def start(self, seeds: Sequence[Record]) -> Dedup:
+        live = replace(self)
+        live._path = find_encoder(self.model).path
+        live._seed_texts = seed_texts(seeds, self.on)
+        return live
+
+    async def prepare(self, record: Record, generate: Generate) -> Prepared:
+        text = compared(record, self.on)
+        if not text.strip():
+            return Prepared(record)
+        return Prepared(record, await self._batcher(_Query(text, not is_own_seed(record, text, self._seed_texts))))
+
+    def decide(self, prepared: Prepared) -> Drop | None:
+        if prepared.evidence is None:
+            return Drop("dedup:empty", {"on": self.on})
+        _, vector, twin, seen = prepared.evidence
+        twin = twin or self._kept.earliest_twin(vector, self.threshold, seen, len(self._kept))
+        return near_duplicate(self.name, twin.id, round(twin.score, 6), twin.text) if twin else None
+
+    def remember(self, prepared: Prepared) -> None:
+        self._kept.add(prepared.record.id, prepared.evidence.text, prepared.evidence.vector)
+
+    async def _look_up(self, queries: list[_Query]) -> list[_Evidence]:
+        """One batch: embedded, then searched among the seeds and what is kept by then. Work is done in threads."""
+        if queries[0].is_new and self._seeds is None:
+            self._seeds = await asyncio.to_thread(self._embed_seeds)
+        vectors = await asyncio.to_thread(self._embed, [q.text for q in queries])
+        seen = len(self._kept)
+        twins = await asyncio.to_thread(self._search, vectors, queries[0].is_new, seen)
+        return [_Evidence(q.text, v, twin, seen) for q, v, twin in zip(queries, vectors, twins, strict=True)]
+
+    def _search(self, vectors: Array, is_new: bool, seen: int) -> list[_Twin | None]:
+        twins = self._kept.earliest_twins(vectors, self.threshold, seen)
+        if is_new and self._seeds is not None:
+            of_seeds = self._seeds.earliest_twins(vectors, self.threshold, len(self._seeds))
+            twins = [seed or kept for seed, kept in zip(of_seeds, twins, strict=True)]
+        return twins
+
+    def _embed_seeds(self) -> _Rows:
+        """Only when a record is held against them: where every record is a seed's own, never."""
+        rows = _Rows()
+        for (seed, text), vector in zip(
+            self._seed_texts.items(), self._embed(list(self._seed_texts.values())), strict=True
+        ):
+            rows.add(seed, text, vector)
+        return rows
+
+    def _embed(self, texts: list[str]) -> Array:
+        """Unit vectors, float32, [texts, dimensions]."""
+        import numpy as np
+
+        assert self._path is not None, "a gate is started before it is used"
+        if not texts:
+            return np.empty((0, 0), np.float32)
+        with _one_at_a_time:
+            raw = _encoder(self._path).encode(texts, batch_size=BATCH, show_progress_bar=False)
+        vectors = np.asarray(raw, np.float32)
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+        if len(bad):
+            what = "a vector of zeros" if lengths[bad[0], 0] == 0 else "numbers that are not finite"
+            raise KdaugError(f"dedup: the model in {self._path} gives {what} for {shorten(texts[bad[0]])!r}")
+        unit: Array = vectors / lengths
+        return unit
+
+
+class _Rows:
+    """Unit vectors in the order they were kept. Rows are only ever added, so a search that is given a length is right
+    in any thread while others are added behind it."""
+
+    def __init__(self) -> None:
+        self._matrix: Array | None = None  # with room to grow
+        self._labels: list[tuple[str, str]] = []  # id, the text shortened
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def add(self, id: str, text: str, vector: Array) -> None:
+        import numpy as np
+
+        size = len(self._labels)
+        if self._matrix is None or size == len(self._matrix):
+            larger: Array = np.empty((max(1024, 2 * size), len(vector)), np.float32)
+            if self._matrix is not None:
+                larger[:size] = self._matrix
+            self._matrix = larger
+        self._matrix[size] = vector
+        self._labels.append((id, shorten(text)))
+
+    def earliest_twins(self, vectors: Array, threshold: float, until: int) -> list[_Twin | None]:
+        """Of each vector, among the first `until` rows: FAISS finds out which have one at all."""
+        import faiss
+
+        if self._matrix is None or until == 0:
+            return [None] * len(vectors)
+        best, _ = faiss.knn(vectors, self._matrix[:until], 1, metric=faiss.METRIC_INNER_PRODUCT)
+        near = best[:, 0] > threshold - SLACK
+        return [
+            self.earliest_twin(v, threshold, 0, until) if is_near else None
+            for v, is_near in zip(vectors, near, strict=True)
+        ]
+
+    def earliest_twin(self, vector: Array, threshold: float, since: int, until: int) -> _Twin | None:
+        import numpy as np
+
+        if self._matrix is None or since >= until:
+            return None
+        near = np.flatnonzero(self._matrix[since:until] @ vector > threshold - SLACK)
+        for place in (since + int(offset) for offset in near):
+            score = float(np.dot(self._matrix[place].astype(np.float64), vector.astype(np.float64)))
+            if score > threshold:
+                id, text = self._labels[place]
+                return _Twin(id, text, score)
+        return None
+
+
+_one_at_a_time = (
+    threading.Lock()
+)  # gates of several stages share an encoder, and a tokenizer bears one thread at a time
+
+
+@cache
+def _encoder(path: str) -> SentenceTransformer:
+    """Loaded once in a process; on the GPU where there is one."""
+    from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the run shows its own progress
+    return SentenceTransformer(path)

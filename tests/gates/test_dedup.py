@@ -1,0 +1,167 @@
+"""The semantic gate keeps the first of near-duplicates and decides as a brute-force search, whatever is in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from deciding import adecisions, decisions
+
+from kdaug.errors import ConfigError, KdaugError
+from kdaug.gates.dedup import Dedup
+from kdaug.record import Drop, Message, Record, assistant, user
+
+THRESHOLD = 0.9
+
+
+@cache
+def vector(text: str) -> Any:
+    """Texts such as `3.17`: a direction of family 3 with noise of its own, so that cosines lie around the threshold."""
+    family, _ = text.split(".")
+    direction = np.random.default_rng(int(family)).normal(size=24)
+    noise = np.random.default_rng(int(text.replace(".", "9"))).normal(size=24)
+    return (direction + 0.33 * noise).astype(np.float32)
+
+
+class Planted(Dedup):
+    """A real gate whose vectors are known, and whose encoder takes its time."""
+
+    def _embed(self, texts: list[str]) -> Any:
+        time.sleep(0.0005 * (sum(map(len, texts)) % 3))
+        raw = np.array([vector(t) for t in texts], np.float32).reshape(len(texts), -1)
+        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
+
+
+def prompts(texts: Sequence[str]) -> list[Record]:
+    return [Record(prompt=user(t)) for t in texts]
+
+
+def drawn(count: int, families: int = 12) -> list[str]:
+    rng = np.random.default_rng(5)
+    return [f"{rng.integers(families)}.{i}" for i in range(count)]
+
+
+def brute_force(seeds: Sequence[Record], records: Sequence[Record]) -> list[str | None]:
+    """For each record the id of its earliest twin among the seeds and what was kept before."""
+    unit = {r.id: (v := vector(r.prompt[0].content)) / np.linalg.norm(v) for r in (*seeds, *records)}
+    kept, twins = [s.id for s in seeds], list[str | None]()
+    for record in records:
+        twins.append(next((k for k in kept if float(unit[k] @ unit[record.id]) > THRESHOLD), None))
+        if twins[-1] is None:
+            kept.append(record.id)
+    return twins
+
+
+@pytest.mark.parametrize("window", [1, 7, 50, 400])
+def test_decisions_and_twins_are_those_of_a_brute_force_search(window: int) -> None:
+    seeds, records = prompts(["0.1000", "1.1001"]), prompts(drawn(400))
+    found = decisions(Planted(THRESHOLD).start(seeds), records, window)
+    expected = brute_force(seeds, records)
+    assert [d.detail["twin"] if d else None for d in found] == expected
+    assert 100 < sum(d is not None for d in found) < 390
+    assert any(twin == seeds[0].id for twin in expected)
+
+
+def test_more_are_kept_than_the_first_room_holds() -> None:
+    texts = [f"{i}.{i}" for i in range(1500)]
+    found = decisions(Planted(0.97).start([]), prompts([*texts, texts[3] + "0", texts[1400]]), window=300)
+    assert found[:1500] == [None] * 1500
+    assert found[1501] is not None and found[1501].detail["text"] == texts[1400]
+
+
+def test_a_drop_names_its_twin_and_only_one_of_a_pair_goes() -> None:
+    first, second = prompts(["4.1", "4.2"])
+    score = float(vector("4.1") @ vector("4.2") / np.linalg.norm(vector("4.1")) / np.linalg.norm(vector("4.2")))
+    kept, dropped = decisions(Planted(score - 0.01).start([]), [first, second], window=2)
+    assert kept is None and dropped is not None and dropped.reason == "dedup:near_duplicate"
+    assert dropped.detail == {"twin": first.id, "score": pytest.approx(score, abs=1e-5), "text": "4.1"}
+
+
+def test_a_cosine_of_exactly_the_threshold_is_kept() -> None:
+    class Ones(Dedup):
+        def _embed(self, texts: list[str]) -> Any:
+            return np.ones((len(texts), 1), np.float32)
+
+    assert decisions(Ones(1.0).start([]), prompts(["a", "b"])) == [None, None]
+    assert decisions(Ones(0.999).start([]), prompts(["a", "b"]))[1] is not None
+
+
+def test_seeds_that_are_answered_are_held_only_against_each_other() -> None:
+    seeds = prompts(["1.1", "1.1", "2.1"])
+    answers = [s.child(by="respond", completion=assistant(f"answer {i}")) for i, s in enumerate(seeds)]
+    found = decisions(Planted(THRESHOLD).start(seeds), answers, window=3)
+    assert [d.detail["twin"] if d else None for d in found] == [None, answers[0].id, None]
+
+
+def test_a_record_without_the_text_is_dropped_as_empty() -> None:
+    found = decisions(Planted(on="completion").start([]), prompts(["1.1"]))
+    assert found == [Drop("dedup:empty", {"on": "completion"})]
+    assert decisions(Planted().start([]), prompts([" \n"])) == [Drop("dedup:empty", {"on": "prompt"})]
+
+
+def test_system_messages_are_not_compared() -> None:
+    a, b = (Record(prompt=(Message("system", system), *user("3.1"))) for system in ("Be brief.", "Be kind."))
+    assert decisions(Planted().start([]), [a, b])[1] is not None
+
+
+def test_a_gate_starts_fresh_and_leaves_no_task_behind(caplog: pytest.LogCaptureFixture) -> None:
+    gate, records = Planted(THRESHOLD), prompts(drawn(60))
+
+    async def run() -> list[Drop | None]:
+        made = await adecisions(gate.start([]), records, window=20)
+        await asyncio.sleep(0.05)  # the worker may still wait for company
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return made
+
+    assert asyncio.run(run(), debug=True) == asyncio.run(run(), debug=True)
+    assert "destroyed" not in caplog.text and "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize(("fields", "named"), [({"threshold": 90}, "threshold"), ({"on": "text"}, "on")])
+def test_a_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=f"dedup: {named}"):
+        Dedup(**fields)
+
+
+def test_a_folder_that_holds_no_encoder_is_found_out_at_the_start(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match=str(tmp_path)):
+        Dedup(model=str(tmp_path)).start([])
+
+
+@pytest.mark.slow
+def test_the_real_encoder_finds_a_paraphrase_and_decides_alike_in_any_company() -> None:
+    texts = [
+        "How can I learn to play the guitar?",
+        "Write a function that sorts a list of numbers.",
+        "How could I learn to play the guitar?",
+        "What is the capital of Peru?",
+        "Describe how photosynthesis works in plants.",
+        "Write a function which sorts a list of numbers.",
+        "Write a Haiku about winter.",
+    ]
+    seeds = prompts(["Write a haiku about winter."])
+    found = [decisions(Dedup(THRESHOLD).start(seeds), prompts(texts), window) for window in (1, 7)]
+    twins = [[d.detail["text"] if d else None for d in ds] for ds in found]
+    assert twins[0] == [None, None, texts[0], None, None, texts[1], "Write a haiku about winter."]
+    assert twins[0] == twins[1]
+
+
+@pytest.mark.slow
+def test_an_encoder_that_gives_no_numbers_is_an_error(tmp_path: Any) -> None:
+    """A real model whose weights were ruined, such as by a bad conversion."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from kdaug.models import find_encoder
+
+    model = SentenceTransformer(find_encoder().path, device="cpu")
+    with torch.no_grad():
+        next(iter(model.parameters())).fill_(float("nan"))
+    model.save(str(tmp_path / "ruined"))
+    with pytest.raises(KdaugError, match="not finite for 'Hello'"):
+        decisions(Dedup(model=str(tmp_path / "ruined")).start([]), prompts(["Hello"]))
