@@ -118,10 +118,9 @@ class Dedup(Gate):
 
     def _embed_seeds(self) -> _Rows:
         """Only when a record is held against them: where every record is a seed's own, never."""
-        rows = _Rows()
-        for (seed, text), vector in zip(
-            self._seed_texts.items(), self._embed(list(self._seed_texts.values())), strict=True
-        ):
+        rows, texts = _Rows(), self._seed_texts
+        vectors = self._embed(list(texts.values())) if texts else ()
+        for (seed, text), vector in zip(texts.items(), vectors, strict=True):
             rows.add(seed, text, vector)
         return rows
 
@@ -130,8 +129,6 @@ class Dedup(Gate):
         import numpy as np
 
         assert self._path is not None, "a gate is started before it is used"
-        if not texts:
-            return np.empty((0, 0), np.float32)
         with _one_at_a_time:
             raw = _encoder(self._path).encode(texts, batch_size=BATCH, show_progress_bar=False)
         vectors = np.asarray(raw, np.float32)

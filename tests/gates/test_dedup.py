@@ -57,13 +57,13 @@ def brute_force(seeds: Sequence[Record], records: Sequence[Record]) -> list[str 
     return twins
 
 
-@pytest.mark.parametrize("window", [1, 7, 50, 400])
+@pytest.mark.parametrize("window", [7, 50, 300])
 def test_decisions_and_twins_are_those_of_a_brute_force_search(window: int) -> None:
-    seeds, records = prompts(["0.1000", "1.1001"]), prompts(drawn(400))
+    seeds, records = prompts(["0.1000", "1.1001"]), prompts(drawn(300))
     found = decisions(Planted(THRESHOLD).start(seeds), records, window)
     expected = brute_force(seeds, records)
     assert [d.detail["twin"] if d else None for d in found] == expected
-    assert 100 < sum(d is not None for d in found) < 390
+    assert 100 < sum(d is not None for d in found) < 290
     assert any(twin == seeds[0].id for twin in expected)
 
 
