@@ -39,7 +39,7 @@ def fastest_threads() -> int:
     """
     import torch
 
-    before = torch.get_num_threads()
+    before = int(torch.get_num_threads())
     most = min(before, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     counts = [most]
     while counts[-1] > 1:

@@ -1,0 +1,205 @@
+"""A teacher inside this process: a transformers model that answers in batches and can score a given text."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kdaug.batcher import Batcher
+from kdaug.device import computes_in_half, pick_device, quiet, threads
+from kdaug.errors import ConfigError, ContextTooLong, TeacherUnavailable, require, shorten
+from kdaug.models import find_model, locate_model
+from kdaug.record import Messages
+from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
+from kdaug.teachers import chat_template
+from kdaug.teachers.decoding import Asked, Row, decode, join, score
+
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+SCORED = 8  # texts that are scored at a time: the logits of all their tokens are in memory at once
+# Two models that compute at once on the CPU would only take turns at the same cores, and each waits for the other.
+CORES = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with its tokenizer; `ends` are the tokens that end its turn, `context` what it can see at once."""
+
+    model: Any  # of transformers, whose types are not followed
+    tokenizer: Any
+    ends: frozenset[int]
+    context: int
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A text to score from its token `start` on."""
+
+    ids: list[int]
+    start: int
+    top_k: int
+
+
+@dataclass(eq=False)
+class Local:
+    """A transformers model in this process (`local:MODEL`): by default the embedded SmolLM2-135M-Instruct.
+
+    `model`: a folder, a .gguf file or a Hub id. Up to `batch` requests are answered at once, whatever their sampling; a
+    reply that ends makes the rest faster. `dtype="auto"` is bfloat16 where that is fast, else float32. Each request is
+    sampled by its own seed, else its nonce; as the numbers of a batch depend a little on who is in it, that makes a
+    reply likely the same, not surely. Schemas and tools are not supported: use vllm:MODEL.
+    """
+
+    model: str | None = None
+    batch: int = 32
+    device: str = "auto"
+    dtype: str = "auto"
+    name: str = field(init=False)
+    _loaded: Loaded | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for module in ("torch", "transformers"):
+            require(module, "local", "a local model")
+        if self.batch < 1:
+            raise ConfigError(f"batch={self.batch}: at least 1")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype={self.dtype!r}: give one of {', '.join(DTYPES)}")
+        self.name = f"local:{locate_model(self.model).name}"
+        self._closed = threading.Event()
+
+    @property
+    def concurrency(self) -> int:
+        """One batch is computed while the next one gathers."""
+        return 2 * self.batch
+
+    async def open(self, state: Path) -> None:
+        """Loads the model. Raises ConfigError where it cannot be loaded."""
+        if self._loaded is not None:
+            return
+        self._closed.clear()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdaug-local")
+        self._loaded = await self._in_thread(self._load)
+        self._answers = Batcher(self._answer, self.batch, order=lambda asked: len(asked.ids))
+        self._scores = Batcher(
+            self._score, min(SCORED, self.batch), group=lambda text: text.top_k, order=lambda text: len(text.ids)
+        )
+
+    async def generate(self, request: Request) -> Completion:
+        how, loaded = request.sampling, self._ready()
+        if how.schema is not None or request.tools:
+            what = "a schema" if how.schema is not None else "tools"
+            raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
+        ids = chat_template.encode(loaded.tokenizer, chat_template.render(loaded.tokenizer, request.messages, ask=True))
+        self._check_length(len(ids), how.max_tokens, request)
+        row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+        return self._completion(row)
+
+    async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
+        """The model's view of an answer: its tokens and the end of its turn, each given all before it."""
+        loaded = self._ready()
+        ids, start = chat_template.encode_answer(loaded.tokenizer, loaded.ends, prompt, completion)
+        self._check_length(len(ids), 0, None)
+        return await self._scores(Scored(ids, start, top_k))
+
+    async def flush(self) -> None:
+        """Nothing is held back for long: a batch that is not full goes all the same."""
+
+    async def aclose(self) -> None:
+        """Gives up the batch that is being computed and frees the model."""
+        if self._loaded is None:
+            return
+        self._closed.set()
+        await self._answers.aclose()
+        await self._scores.aclose()
+        await asyncio.to_thread(self._thread.shutdown)
+        self._loaded = None
+
+    def _ready(self) -> Loaded:
+        if self._loaded is None:
+            raise TeacherUnavailable(f"{self.name} is not open", teacher=self.name)
+        return self._loaded
+
+    def _check_length(self, tokens: int, more: int, request: Request | None) -> None:
+        context = self._ready().context
+        if tokens + more > context:
+            text = f"{tokens} tokens and max_tokens={more} are more than the context of {context}"
+            raise ContextTooLong(text, request=request, teacher=self.name)
+
+    def _completion(self, row: Row) -> Completion:
+        loaded, ids, asked = self._ready(), row.ids, row.asked
+        text = loaded.text_of(ids[:-1] if ids[-1] in loaded.ends else ids)
+        cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
+        reasoning, answer = chat_template.split_thought(text[: min(cuts)] if cuts else text)
+        return Completion(
+            answer,
+            finish_reason=row.finish or "other",
+            reasoning=reasoning,
+            usage=Usage(len(asked.ids), len(ids)),
+            logprobs=join(row.measured) if row.measured else None,
+        )
+
+    async def _answer(self, asked: list[Asked]) -> list[Row]:
+        loaded = self._ready()
+        rows: list[Row] = await self._in_thread(
+            lambda: decode(loaded.model, asked, loaded.ends, loaded.text_of, self._closed.is_set)
+        )
+        return rows
+
+    async def _score(self, texts: list[Scored]) -> list[TokenLogprobs]:
+        loaded = self._ready()
+        views: list[TokenLogprobs] = await self._in_thread(
+            lambda: score(loaded.model, [(t.ids, t.start) for t in texts], texts[0].top_k)
+        )
+        return views
+
+    async def _in_thread(self, work: Any) -> Any:
+        """What `work` returns, from the one thread that computes. Raises TeacherUnavailable when memory runs out."""
+        from torch import OutOfMemoryError
+
+        def compute() -> Any:
+            if pick_device(self.device) != "cpu":
+                return work()
+            with CORES, threads():
+                return work()
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, compute)
+        except (OutOfMemoryError, MemoryError) as e:
+            raise TeacherUnavailable(
+                f"{self.name}: out of memory with batch={self.batch}; give a smaller one", teacher=self.name
+            ) from e
+
+    def _load(self) -> Loaded:
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        path, device = find_model(self.model).path, pick_device(self.device)
+        dtype = self.dtype if self.dtype != "auto" else "bfloat16" if computes_in_half(device) else "float32"
+        try:
+            with quiet():
+                tokenizer = AutoTokenizer.from_pretrained(path)
+                model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as e:
+            raise ConfigError(f"{path} cannot be loaded: {shorten(str(e), 300)}") from e
+        chat_template.check_template(tokenizer, self.name)
+        return Loaded(model, tokenizer, _ends(model, tokenizer), _context(model, tokenizer))
+
+
+def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a turn: Llama 3, for one, names two in its generation config."""
+    more = model.generation_config.eos_token_id
+    ends = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
+    return frozenset(e for e in ends if e is not None)
+
+
+def _context(model: Any, tokenizer: Any) -> int:
+    """In tokens. A tokenizer that does not know says 10^30."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(min(positions or 1 << 30, tokenizer.model_max_length))
