@@ -24,22 +24,30 @@ Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stand
 
 @dataclass(frozen=True)
 class Seeds(Sequence[Record]):
-    """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out."""
+    """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out.
 
-    records: tuple[Record, ...]
+    They are held as JSON and made when they are looked at, which a run of a million prompts has the memory for.
+    """
+
+    packed: tuple[bytes, ...]
     shape: str
     source: str
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.packed)
 
     @overload
     def __getitem__(self, index: int) -> Record: ...
     @overload
     def __getitem__(self, index: slice) -> tuple[Record, ...]: ...
     def __getitem__(self, index: int | slice) -> Record | tuple[Record, ...]:
-        return self.records[index]
+        if isinstance(index, slice):
+            return tuple(map(_unpack, self.packed[index]))
+        return _unpack(self.packed[index])
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(_unpack, self.packed)
 
     def __str__(self) -> str:
         """One line for the terminal."""
@@ -54,12 +62,14 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     the place, what is wrong there, and the way out.
     """
     shape, rows = _open(source, split, config)
-    kept: dict[str, Record] = {}
+    kept: dict[str, bytes] = {}
     number, unread = 0, dict[str, None]()
     for place, row in rows:
         with _placed(place):
             record = read_row(row, shape)
-        kept.setdefault(record.id, record)
+        if record.id not in kept:
+            # Copied: what orjson returns sits in a buffer of some KB.
+            kept[record.id] = bytes(memoryview(orjson.dumps(record.to_json())))
         unread.update(dict.fromkeys(name for name in row if name not in (*shape.needs, *shape.may)))
         number += 1
     notes = []
@@ -68,6 +78,10 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     if unread:
         notes.append(f"fields not read: {', '.join(unread)}")
     return Seeds(tuple(kept.values()), shape.name, str(source), tuple(notes))
+
+
+def _unpack(packed: bytes) -> Record:
+    return Record.from_json(orjson.loads(packed))
 
 
 def stream(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Record]:
