@@ -260,6 +260,11 @@ def train(
         except KeyboardInterrupt:
             training.save()
             raise
+        except torch.OutOfMemoryError as e:
+            raise TrainError(
+                f"step {training.step + 1}: out of memory on {student.device}: lower batch and raise accumulate, lower "
+                "length, or use gradient_checkpointing=True"
+            ) from e
     _finish(training)
 
 
@@ -319,16 +324,17 @@ def _finish(training: Training[Any]) -> None:
 
 
 def draw_curve(metrics: Sequence[dict[str, Any]], file: Path) -> None:
-    """The loss of every step, and its running mean over a tenth of the steps."""
+    """The loss of every step, and over it the mean of each step's neighbours (a tenth of all steps)."""
     from matplotlib.figure import Figure
 
     steps, losses = [m["step"] for m in metrics], [m["loss"] for m in metrics]
-    width = max(1, len(losses) // 10)
-    smooth = [sum(losses[max(0, i - width + 1) : i + 1]) / min(width, i + 1) for i in range(len(losses))]
+    reach = len(losses) // 20
+    near = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, losses, color="0.75", linewidth=1, label="each step", marker="." if len(steps) < 50 else "")
-    axes.plot(steps, smooth, color="tab:blue", linewidth=2, label=f"mean of {width}")
+    marker = "." if len(steps) < 50 else ""
+    axes.plot(steps, losses, color="tab:blue", alpha=0.4, linewidth=1, marker=marker, label="each step")
+    axes.plot(steps, [sum(n) / len(n) for n in near], color="tab:blue", linewidth=2, label=f"mean of {2 * reach + 1}")
     axes.set(xlabel="step", ylabel="loss (nats)", xlim=(min(steps), max(steps)) if len(steps) > 1 else None)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -14,8 +14,8 @@ CHUNK = 512
 def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
     """log softmax(hidden @ weight.T)[target] for each token [N], without ever holding the logits [N, V].
 
-    `hidden` [N, d], `weight` [V, d], `targets` [N]. A chunk's logits are computed again in the backward pass; that is
-    one more product with the head for `chunk / N` of the memory. Minus the sum is the cross-entropy.
+    `hidden` [N, d], `weight` [V, d], `targets` [N]; minus the sum is the cross-entropy. A chunk's logits are forgotten
+    and computed again in the backward pass, but for the last one's, which is the first to be needed there.
     """
     import torch
     from torch.nn import functional as F
@@ -24,8 +24,9 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int 
     def piece(h: Tensor, y: Tensor) -> Tensor:
         return -F.cross_entropy(widen(F.linear(h, weight)), y, reduction="none")
 
-    chunks = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    return torch.cat([checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in chunks])
+    *others, last = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = [checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in others]
+    return torch.cat([*parts, piece(*last)])
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from kdaug.train.student import Folder, Student, load, locate, pick_device, repl
 if TYPE_CHECKING:
     from torch import Tensor
 
+REFERENCE = "reference.json"
+
 
 @dataclass(frozen=True)
 class DPO:
@@ -58,9 +60,9 @@ class DPO:
             with threads():
                 pupil = load(source, chat, device)
                 pairs = with_reference(pupil, encoded, folder, self.length)
-                train(
-                    self, pupil, pairs, Preference(pupil, self.length, self.beta, self.label_smoothing), folder, on_step
-                )
+                objective = Preference(pupil, self.length, self.beta, self.label_smoothing)
+                train(self, pupil, pairs, objective, folder, on_step)
+                (folder.path / REFERENCE).unlink()
         return folder.path
 
 
@@ -108,10 +110,10 @@ class Preference:
 def with_reference(student: Student, data: Encoded, folder: Folder, length: int) -> list[Pair]:
     """Every pair with its reference log-probabilities: of this student before its first step.
 
-    They are kept in `reference.json`, under a key of all they depend on: the student with its tokenizer and template,
-    the records, `length` and the precision.
+    They are kept in the folder while it is trained, under a key of all they depend on: the student with its tokenizer
+    and template, the records, `length` and the precision.
     """
-    file = folder.path / "reference.json"
+    file = folder.path / REFERENCE
     key = [folder.facts["student"], folder.facts["data"], length, student.half]
     saved: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
     if saved.get("key") != key:

@@ -54,7 +54,7 @@ def test_logits_are_never_held_whole() -> None:
     saved: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         linear_logprobs(hidden, weight, targets, 256)
-    assert max(saved, default=0) <= hidden.numel()  # the logits would be 2,097,152
+    assert sum(saved) < 4096 * 512 / 4  # of the 16 chunks one is held, and its softmax
 
 
 # Reference figures: four logits each for teacher and student, worked to ten digits.

@@ -107,7 +107,10 @@ def test_a_step_is_the_same_however_it_is_split(tiny: Path, answers: list[Record
     once = replace(FAST, epochs=1)
     replace(once, batch=1, accumulate=4).fit(answers, student=tiny, out=tmp_path / "four")
     replace(once, batch=4, accumulate=1).fit(answers, student=tiny, out=tmp_path / "one")
+    thrifty = replace(once, batch=2, accumulate=2, gradient_checkpointing=True)
+    thrifty.fit(answers, student=tiny, out=tmp_path / "two")
     assert losses(tmp_path / "four") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     for name, value in weights(tmp_path / "four").items():
         torch.testing.assert_close(weights(tmp_path / "one")[name], value, atol=1e-4, rtol=1e-3)
 
