@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -12,12 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdaug.errors import ConfigError
+from kdaug.record import Message, Messages, Role
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 # The folder of this run's user, seen by the run's own tasks only.
 _overlay: ContextVar[Path | None] = ContextVar("templates", default=None)
+
+# A control character marks the turns of a conversation, for no text of people holds it.
+_TURN = "\x02"
+_ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
 @cache
@@ -58,6 +64,18 @@ def render(name: str, *, section: str = "prompts", **values: Any) -> str:
     except TemplateError as e:
         where = f", line {e.lineno}" if isinstance(e, TemplateSyntaxError) else ""
         raise ConfigError(f"template {section}/{name}.j2{where}: {e}") from e
+
+
+def converse(name: str, **values: Any) -> Messages:
+    """The messages of a template in which `{{ system }}`, `{{ user }}` and `{{ assistant }}` begin one each.
+
+    Raises ConfigError as `render` does, and for text before the first of them.
+    """
+    text = render(name, **{role: f"{_TURN}{role}{_TURN}" for role in _ROLES}, **values)
+    before, *turns = re.split(f"{_TURN}({'|'.join(_ROLES)}){_TURN}", text)
+    if before or not turns:
+        raise ConfigError(f"template prompts/{name}.j2 must begin with {{{{ system }}}} or {{{{ user }}}}")
+    return tuple(Message(_ROLES[role], content.strip()) for role, content in zip(turns[::2], turns[1::2], strict=True))
 
 
 def digest(name: str) -> str:

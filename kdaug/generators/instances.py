@@ -11,7 +11,7 @@ from typing import ClassVar
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.parsing import Instance, instances_input_first, instances_output_first, says_yes
-from kdaug.prompts import render
+from kdaug.prompts import converse
 from kdaug.record import Discarded, Drop, Record, assistant, user
 from kdaug.teacher import Completion
 
@@ -25,6 +25,9 @@ class Instances:
     Classification goes output first: the class labels, then an input for each, so that labels are balanced. Any other
     task goes input first, where the input may be absent. At most `max_instances` of the sound ones are kept, drawn at
     random; what is turned down comes out as `Discarded`, e.g. `instances:contradiction`.
+
+    The templates hold examples of our own as turns of a conversation, 16 for the classification test (7 yes, 9 no; the
+    paper has 31: 12 and 19).
 
     Raises ParseError("instances") when the reply holds none.
     """
@@ -47,14 +50,14 @@ class Instances:
     ) -> Sequence[Record | Discarded]:
         (task,) = parents
         verdict = await generate(
-            render("instances/classification", instruction=task.instruction),
+            converse("instances/classification", instruction=task.instruction),
             temperature=0.0,  # paper, appendix A.1, as the two stops
             max_tokens=self.test_max_tokens,
             stop=("\n", "Task"),
         )
         way = "output_first" if says_yes(verdict.text) else "input_first"
         reply = await generate(
-            render(f"instances/{way}", instruction=task.instruction, count=self.max_instances),
+            converse(f"instances/{way}", instruction=task.instruction, count=self.max_instances),
             temperature=self.temperature,
             presence_penalty=self.presence_penalty,
             max_tokens=self.max_tokens,

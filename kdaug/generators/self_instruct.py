@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.parsing import numbered_list, one_line
-from kdaug.prompts import render
-from kdaug.record import Discarded, Drop, Messages, Record, assistant, user
+from kdaug.prompts import converse
+from kdaug.record import Discarded, Drop, Record, user
 from kdaug.teacher import Completion
 
 
@@ -53,14 +53,14 @@ class SelfInstruct:
     ) -> Sequence[Record | Discarded]:
         shown = [one_line(parent.instruction).rstrip(": ") for parent in parents]
         rng.shuffle(shown)
-        first, beyond = len(shown) + 1, len(shown) + self.per_prompt + 1
+        first, last = len(shown) + 1, len(shown) + self.per_prompt
         reply = await generate(
-            self._prompt(shown),
+            converse("self_instruct/tasks", shown=shown, count=self.per_prompt, first=first, last=last),
             temperature=self.temperature,
             top_p=self.top_p,
             presence_penalty=self.presence_penalty,
             max_tokens=self.max_tokens,
-            stop=(*self.stop, f"\n{beyond}."),
+            stop=(*self.stop, f"\n{last + 1}."),
         )
         if reply.cut and self.on_cut == "void":
             raise ParseError("complete_list", reply.text)
@@ -71,12 +71,6 @@ class SelfInstruct:
         if reply.cut:
             made[-1] = Discarded(self._child(parents, items[-1], reply), Drop("self_instruct:cut"))
         return made
-
-    def _prompt(self, shown: Sequence[str]) -> Messages:
-        numbered = "\n".join(f"{n}. {task}" for n, task in enumerate(shown, 1))
-        first, last = len(shown) + 1, len(shown) + self.per_prompt
-        more = render(f"{self.name}/more", count=self.per_prompt, first=first, last=last)
-        return (*user(render(f"{self.name}/ask")), *assistant(numbered), *user(more))
 
     def _child(self, parents: Sequence[Record], item: str, reply: Completion) -> Record:
         text = item.capitalize() if self.sentence_case else item[0].upper() + item[1:]

@@ -33,7 +33,10 @@ def test_classification_goes_output_first() -> None:
     made, generate = ask("Yes", "Class label: glad\nInput: Sun at last!\nClass label: sad\nInput: Rain again.")
     assert len(generate.prompts) == 2
     assert "Class label" in generate.prompts[1] and "Example 1" not in generate.prompts[1]
-    assert generate.prompts[1].endswith("Task: Name the mood of the text.")
+    for call in generate.calls:
+        assert call.messages[-1].role == "user" and call.messages[-1].content.startswith(
+            "Task: Name the mood of the text."
+        )
     assert [(r.meta["input"], r.completion) for r in made] == [
         ("Sun at last!", assistant("glad")),
         ("Rain again.", assistant("sad")),
