@@ -318,7 +318,7 @@ def _finish(training: Training[Any]) -> None:
         **folder.about,
         **results,
     )
-    (folder.path / "README.md").write_text(card + "\n")
+    (folder.path / "README.md").write_text(card + "\n", encoding="utf-8")
     folder.tell("finished", results=results)
     folder.checkpoint.unlink(missing_ok=True)
 
