@@ -66,9 +66,9 @@ class GrowingPool:
     def start(self, held_out: Collection[str] = ()) -> GrowingPool:
         live = replace(self)
         live._held_out = frozenset(held_out)
-        train = [s for s in self.seeds if s.id not in live._held_out]
-        test = [s for s in self.seeds if s.id in live._held_out]
-        live._sides = [(train, []), (test, [])]
+        live._sides = [([], []), ([], [])]
+        for seed in self.seeds:
+            live._sides[live._is_held_out(seed)][0].append(seed)
         return live
 
     def draw(self, rng: Random) -> tuple[Record, ...] | None:
@@ -79,14 +79,19 @@ class GrowingPool:
         return (*new, *old)
 
     def accept(self, record: Record) -> None:
-        held = bool(record.roots) and self._held_out.issuperset(record.roots)
-        self._sides[held][1].append(record)
+        self._sides[self._is_held_out(record)][1].append(record)
+
+    def _is_held_out(self, record: Record) -> bool:
+        return self._held_out.issuperset(record.roots or (record.id,))
 
 
 def hold_out(seeds: Sequence[Record], share: float) -> frozenset[str]:
-    """The ids of the seeds that go to the test split: `share` of them (at least one, never all), by their hash, so that
-    the choice depends neither on their order nor on a seed."""
-    if share <= 0 or len(seeds) < 2:
+    """The roots whose descendants form the test split: `share` of those of the seeds (at least one, never all), by
+    their hash, so that the choice depends neither on their order nor on a seed."""
+    if share <= 0:
         return frozenset()
-    ids = sorted({s.id for s in seeds}, key=lambda i: hashlib.blake2b(i.encode()).digest())
+    roots = {root for seed in seeds for root in (seed.roots or (seed.id,))}
+    if len(roots) < 2:
+        return frozenset()
+    ids = sorted(roots, key=lambda i: hashlib.blake2b(i.encode()).digest())
     return frozenset(ids[: min(len(ids) - 1, max(1, ceil(len(ids) * share - 1e-9)))])
