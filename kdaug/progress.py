@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 REFRESH = 0.25  # seconds between two pictures on a terminal
 PLAIN_EVERY = 10.0  # seconds between two plain lines
-RATE_OVER = 30.0  # seconds over which rates are taken
+SILENT_AT_MOST = 60.0  # seconds
+RATE_OVER = 60.0  # seconds over which rates are taken
 
 
 @dataclass
@@ -87,11 +88,15 @@ async def _show_live(view: _View, log: Log) -> None:
 
 
 async def _show_plain(view: _View, log: Log) -> None:
-    wait = 2.0
+    """A line when something has changed, and once a minute when nothing has."""
+    wait, said, silent = 2.0, "", 0.0
     while True:
         await asyncio.sleep(wait)
         view.sample()
-        log.say(view.line())
+        silent += wait
+        if (line := view.line()) != said or silent >= SILENT_AT_MOST:
+            log.say(line)
+            said, silent = line, 0.0
         wait = PLAIN_EVERY
 
 

@@ -243,8 +243,10 @@ class _Run:
             "target": "the target was reached",
             "max_jobs": "max_jobs was reached",
             "interrupted": "stopped by you; the same command goes on from here",
-            "failed": "failed; the same command goes on from here once the cause is gone",
+            "failed": "the same command goes on from here once the cause is gone",
         }
+        if ending.error is not None:
+            self.log.say(f"error: {ending.error}", show=False)
         self.log.say(f"{facts['status']}: {words[ending.by]}")
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
