@@ -171,10 +171,9 @@ class _Rows:
         if self._matrix is None or until == 0:
             return [None] * len(vectors)
         best, _ = faiss.knn(vectors, self._matrix[:until], 1, metric=faiss.METRIC_INNER_PRODUCT)
-        near = best[:, 0] > threshold - SLACK
         return [
-            self.earliest_twin(v, threshold, 0, until) if is_near else None
-            for v, is_near in zip(vectors, near, strict=True)
+            self.earliest_twin(v, threshold, 0, until) if score > threshold - SLACK else None
+            for v, score in zip(vectors, best[:, 0], strict=True)
         ]
 
     def earliest_twin(self, vector: Array, threshold: float, since: int, until: int) -> _Twin | None:

@@ -10,6 +10,7 @@ from typing import ClassVar
 from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.languages import LANGUAGES, foreign_to
+from kdaug.gates.novelty import compared
 from kdaug.gates.words import count_words, words
 from kdaug.record import Drop, Record, text_of
 
@@ -18,7 +19,7 @@ REFUSAL_WORDS = (
 )
 REFUSAL_OPENING = 200  # characters: a refusal begins with it, a story may have it further down
 LOOP_WORDS = 8  # a phrase this long does not come back in lists and tables, where a few words differ each time
-LOOP_SHORTEST = 20  # words: below this a repetition is a pattern that was asked for ("0 1 0 1 0 1")
+LOOP_SHORTEST = 16  # words: below this a repetition is a pattern that was asked for ("0 1 0 1 0 1")
 
 _CANNOT = (
     r"(?:can ?not|can't|could not|couldn't|won't|will not|must decline to"
@@ -56,8 +57,9 @@ _PLACEHOLDERS = (
         r"[^\[\]\n]{0,60}\](?!\()",
         re.IGNORECASE,
     ),
-    re.compile(
-        r"(?<!\w)\[(?:name|date|address|city|country|company|phone|email|title|link|url|topic|number)\](?!\()",
+    re.compile(  # [Name], [Landlord's Name], [Today's date]
+        r"(?<!\w)\[(?:[\w'’/-]+ ){0,3}"
+        r"(?:name|date|address|city|country|company|phone|phone number|email|title|link|url|topic)\](?!\()",
         re.IGNORECASE,
     ),
     re.compile(r"<(?:insert|your|enter|add|fill)\b[^<>\n]{0,60}>", re.IGNORECASE),
@@ -82,7 +84,7 @@ class Heuristics(Gate):
 
     Always: `heuristics:empty`. With each rule's field (None or False turns it off):
     `min_words`, `max_words` → `too_short`, `too_long`: words between spaces (characters of Chinese and the like).
-    `max_repetition` → `repetition`: the share of the words (of 20 or more) that only say again a phrase of eight words,
+    `max_repetition` → `repetition`: the share of the words (of 16 or more) that only say again a phrase of eight words,
     list numbers aside, or the share of the characters in one long run such as `!!!!`.
     `refusals` → `refusal`: an answer under 80 words that begins with "I'm sorry, but I can't help", "As an AI language
     model, I do not" and the like (English; the plainest forms in five other languages). Never a prompt.
@@ -137,9 +139,9 @@ class Heuristics(Gate):
 
 
 def _said(record: Record) -> str:
-    """What the assistant says, without tool results; of a record without a completion, its prompt."""
+    """What the assistant says, without tool results; of a record without a completion, what its prompt says."""
     if record.completion is None:
-        return text_of(record.prompt)
+        return compared(record, "prompt")
     return "\n\n".join(m.content for m in record.completion if m.role == "assistant" and m.content)
 
 

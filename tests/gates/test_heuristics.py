@@ -35,6 +35,15 @@ LOOPS = {
     "letters": "Aaah" + "h" * 200,
     "laughter": "ha" * 150,
     "Chinese": "我不知道该怎么办。" * 12,
+    # SmolLM2-135M-Instruct, greedy: the sea, 30 animals, the planets' moons, "good morning" in Japanese, a file
+    "real: poem": "In the depths of the ocean, where shadows play,\nAbe a sea of dreams,\n"
+    + "The ocean's a place of endless wonder,\nAbe a sea of dreams,\nAbe a sea of dreams,\nAbe a sea of dreams,\n\n"
+    * 4,
+    "real: list": "\n".join(f"{i}. Blue-Eyed Bluefin-Boreas (Bluefin-Boreas)" for i in (1, 2, 3)),
+    "real: table": "| Planet | Moon |\n| --- | --- |\n"
+    + "| Earth | Luna |\n| Mars | Phobos |\n| Jupiter | Io |\n| Saturn | Titan |\n| Uranus | Neptune |\n" * 4,
+    "real: Japanese": "わらくないですが" + "どうですが" * 20,
+    "real: zeros": "The file contains a list of 1" + "0" * 130,
     "code": "def f(x):\n" + "    if x == 1:\n        return x + 1\n" * 20,
 }
 
@@ -110,6 +119,7 @@ def test_a_drop_carries_its_evidence() -> None:
 
 PLACEHOLDERS = [
     "Dear [Landlord's Name],\nThe tap leaks.\nYours, [Your name]",
+    "Dear [Landlord's Name],\n\nI hope this message finds you well.",  # SmolLM2-135M-Instruct
     "Best regards,\n[Name]",
     "Summarise this article: <insert article here>",
     "[Insert a paragraph about the company]",
