@@ -368,8 +368,8 @@ class Engine:
         """What the remembering gates need of the records that this job kept."""
 
         async def again(kept: Kept) -> tuple[Record, list[Prepared]]:
-            scopes = {g: f"{kept.child}.{n}.{g.name}" for n, g in enumerate(line.gates) if g in line.remembering}
-            return kept.record, [await g.recall(kept.record, self._scope(line, job, s)) for g, s in scopes.items()]
+            named = [(g, f"{kept.child}.{n}.{g.name}") for n, g in enumerate(line.gates) if g in line.remembering]
+            return kept.record, [await g.recall(kept.record, self._scope(line, job, name)) for g, name in named]
 
         return _Outcome(list(await asyncio.gather(*map(again, commit.kept))))
 

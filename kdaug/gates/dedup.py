@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from kdaug.batcher import Batcher
 from kdaug.errors import KdaugError, require, shorten
@@ -29,6 +29,9 @@ BATCH = 32  # beats 128 on a CPU, where texts of like length go together
 SLACK = 1e-4
 
 
+Against: TypeAlias = Literal["seeds and kept", "kept", "nothing"]
+
+
 class _Twin(NamedTuple):
     id: str
     text: str
@@ -37,7 +40,7 @@ class _Twin(NamedTuple):
 
 class _Query(NamedTuple):
     text: str
-    is_new: bool  # held against the seeds too
+    against: Against
 
 
 class _Evidence(NamedTuple):
@@ -75,7 +78,7 @@ class Dedup(Gate):
         require("faiss", "embed", "the dedup gate")
         self._kept = _Rows()
         self._batcher = Batcher(
-            self._look_up, BATCH, group=lambda query: query.is_new, order=lambda query: len(query.text)
+            self._look_up, BATCH, group=lambda query: query.against, order=lambda query: len(query.text)
         )
 
     def start(self, seeds: Sequence[Record]) -> Dedup:
@@ -88,7 +91,11 @@ class Dedup(Gate):
         text = compared(record, self.on)
         if not text.strip():
             return Prepared(record)
-        return Prepared(record, await self._batcher(_Query(text, not is_own_seed(record, text, self._seed_texts))))
+        against: Against = "kept" if is_own_seed(record, text, self._seed_texts) else "seeds and kept"
+        return Prepared(record, await self._batcher(_Query(text, against)))
+
+    async def recall(self, record: Record, generate: Generate) -> Prepared:
+        return Prepared(record, await self._batcher(_Query(compared(record, self.on), "nothing")))
 
     def decide(self, prepared: Prepared) -> Drop | None:
         if prepared.evidence is None:
@@ -101,17 +108,20 @@ class Dedup(Gate):
         self._kept.add(prepared.record.id, prepared.evidence.text, prepared.evidence.vector)
 
     async def _look_up(self, queries: list[_Query]) -> list[_Evidence]:
-        """One batch: embedded, then searched among the seeds and what is kept by then. Work is done in threads."""
-        if queries[0].is_new and self._seeds is None:
+        """One batch: embedded, then held against the seeds and what is kept by then. Work is done in threads."""
+        against = queries[0].against
+        if against == "seeds and kept" and self._seeds is None:
             self._seeds = await asyncio.to_thread(self._embed_seeds)
         vectors = await asyncio.to_thread(self._embed, [q.text for q in queries])
         seen = len(self._kept)
-        twins = await asyncio.to_thread(self._search, vectors, queries[0].is_new, seen)
+        twins = await asyncio.to_thread(self._search, vectors, against, seen)
         return [_Evidence(q.text, v, twin, seen) for q, v, twin in zip(queries, vectors, twins, strict=True)]
 
-    def _search(self, vectors: Array, is_new: bool, seen: int) -> list[_Twin | None]:
+    def _search(self, vectors: Array, against: Against, seen: int) -> list[_Twin | None]:
+        if against == "nothing":
+            return [None] * len(vectors)
         twins = self._kept.earliest_twins(vectors, self.threshold, seen)
-        if is_new and self._seeds is not None:
+        if against == "seeds and kept" and self._seeds is not None:
             of_seeds = self._seeds.earliest_twins(vectors, self.threshold, len(self._seeds))
             twins = [seed or kept for seed, kept in zip(of_seeds, twins, strict=True)]
         return twins

@@ -81,6 +81,9 @@ class Rouge(Gate):
         twin = twin or self._kept.earliest_twin(encoded)
         return Prepared(record, _Evidence(encoded, twin, len(self._kept)))
 
+    async def recall(self, record: Record, generate: Generate) -> Prepared:
+        return Prepared(record, _Evidence(self._encode(compared(record, self.on)), None, len(self._kept)))
+
     def decide(self, prepared: Prepared) -> Drop | None:
         encoded, twin, seen = prepared.evidence
         if not encoded.text.strip():

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deciding import adecisions, decisions
+from scripted import Scripted
 
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.gates.dedup import Dedup
@@ -165,3 +166,16 @@ def test_an_encoder_that_gives_no_numbers_is_an_error(tmp_path: Any) -> None:
     model.save(str(tmp_path / "ruined"))
     with pytest.raises(KdaugError, match="not finite for 'Hello'"):
         decisions(Dedup(model=str(tmp_path / "ruined")).start([]), prompts(["Hello"]))
+
+
+def test_what_was_kept_before_a_resume_is_remembered() -> None:
+    record = prompts(["1.1"])[0]
+    again = Record(prompt=record.prompt, meta={"n": 2}, completion=assistant("Yes"))
+
+    async def run() -> list[Drop | None]:
+        gate = Planted(THRESHOLD).start([])
+        gate.remember(await gate.recall(record, Scripted(lambda *asked: AssertionError("nobody is asked"))))
+        return await adecisions(gate, [again])
+
+    (drop,) = asyncio.run(run())
+    assert drop is not None and drop.detail["twin"] == record.id

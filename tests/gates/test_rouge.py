@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Sequence
 
 import pytest
-from deciding import decisions
+from deciding import adecisions, decisions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from scripted import Scripted
 
 from kdaug.errors import ConfigError
 from kdaug.gates.rouge import Rouge
@@ -189,3 +191,16 @@ def test_thresholds_at_the_ends() -> None:
 def test_a_wrong_field_is_named(fields: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=f"rouge: {next(iter(fields))}"):
         Rouge(**fields)  # type: ignore[arg-type]  # the test is about wrong values
+
+
+def test_what_was_kept_before_a_resume_is_remembered() -> None:
+    record = instruction("Sort these numbers from low to high")
+    again = Record(prompt=record.prompt, meta={"n": 2}, completion=assistant("Yes"))
+
+    async def run() -> list[Drop | None]:
+        gate = Rouge().start([])
+        gate.remember(await gate.recall(record, Scripted(lambda *asked: AssertionError("nobody is asked"))))
+        return await adecisions(gate, [again])
+
+    (drop,) = asyncio.run(run())
+    assert drop is not None and drop.detail["twin"] == record.id
