@@ -15,26 +15,11 @@ PACKAGE = Path(kdaug.__file__).parent
 # Row by row; a module imports only from rows above its own, or from its own row within one folder.
 ROWS = (
     ("errors", "record"),
-    ("teacher", "batcher", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
-    [
-        "journal",
-        "calls",
-        "engine",
-        "recipe",
-        "running",
-        "dataset",
-        "columns",
-        "export",
-        "hub",
-        "card",
-        "terms",
-        "device",
-        "gguf",
-        "models",
-        "read",
-        "shapes",
-        "progress",
-    ],
+    ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
+    (
+        *("journal", "calls", "engine", "recipe", "running", "progress"),
+        *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models"),
+    ),
     ("teachers", "generators", "gates", "train"),
     ("recipes", "check", "show", "doctor"),
     ("cli",),
@@ -73,9 +58,17 @@ def row(module: str) -> int:
     return found[0]
 
 
+def runtime_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from runtime_nodes(node)
+
+
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Every module of kdaug that is imported, wherever the statement stands."""
-    for node in ast.walk(tree):
+    """Every module of kdaug that is imported, wherever the statement stands, but for types alone."""
+    for node in runtime_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (a.name.removeprefix("kdaug.") for a in node.names if a.name.startswith("kdaug."))
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "kdaug":
