@@ -12,7 +12,7 @@ from random import Random
 
 from kdaug.engine import Stage
 from kdaug.progress import Log, reasons
-from kdaug.recipe import Recipe
+from kdaug.recipe import Recipe, parts
 from kdaug.running import execute
 from kdaug.teacher import Request
 from kdaug.teachers.fake import SYLLABLES, Fake
@@ -27,15 +27,15 @@ def check(recipe: Recipe) -> Iterator[str]:
     Raises ConfigError for what could never run.
     """
     for number, stage in enumerate(recipe.stages):
-        roles = sorted({role for part in (stage.generator, *stage.gates) for role in part.roles})
+        roles = sorted({role for part in parts(stage) for role in part.roles})
         gates = f" [{', '.join(g.name for g in stage.gates)}]" if stage.gates else ""
         yield f"stage {number}: {stage.generator.name}{gates}, asks {', '.join(roles) or 'nobody'}"
     yield f"seeds: {len(recipe.source.seeds)}" + (f" from {recipe.seeds_from}" if recipe.seeds_from else "")
     teacher = Fake(plausible, concurrency=2)
-    roles = {role for stage in recipe.stages for part in (stage.generator, *stage.gates) for role in part.roles}
+    everybody = {role for stage in recipe.stages for part in parts(stage) for role in part.roles}
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(recipe, max_jobs=JOBS, target=None, stages=[_small(stage) for stage in recipe.stages])
-        teachers = dict.fromkeys(("teacher", *sorted(roles)), teacher)
+        teachers = dict.fromkeys(("teacher", *sorted(everybody)), teacher)
         outcome = execute(trial, Path(folder) / "run", teachers, log=Log(quiet=True))
         if outcome.error is not None:
             raise outcome.error

@@ -80,7 +80,7 @@ class Recipe:
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
     """Raises ConfigError when a part of the recipe asks a role that nobody plays."""
     for stage in recipe.stages:
-        for part in _parts(stage):
+        for part in parts(stage):
             for role in part.roles:
                 if role not in teachers and not (role == "judge" and "teacher" in teachers):
                     raise ConfigError(
@@ -88,7 +88,8 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                     )
 
 
-def _parts(stage: Stage) -> list[Generator | Gate]:
+def parts(stage: Stage) -> list[Generator | Gate]:
+    """A stage's generator and gates."""
     return [stage.generator, *stage.gates]
 
 
@@ -127,7 +128,7 @@ def _describe(part: object) -> Any:
 
 def template_digests(recipe: Recipe) -> dict[str, str]:
     """The hash of each part's templates, by its name."""
-    names = [part.name for stage in recipe.stages for part in _parts(stage)]
+    names = [part.name for stage in recipe.stages for part in parts(stage)]
     return {name: found for name in names if (found := prompts.digest(name))}
 
 
