@@ -33,10 +33,10 @@ class Instances:
     """
 
     max_instances: int = 5  # paper's code
-    temperature: float = 0.0  # paper, appendix A.1
-    presence_penalty: float = 1.5  # paper, appendix A.1
+    temperature: float = 0.0  # paper's code
+    presence_penalty: float = 1.5  # paper's code
     max_tokens: int = 350  # paper's code (300 for a batch that holds a classification task)
-    test_max_tokens: int = 3  # paper, appendix A.1: the classification test; more for a model that reasons first
+    test_max_tokens: int = 3  # paper's code, for the classification test; more for a model that reasons first
 
     name: ClassVar[str] = "instances"
     roles: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -51,7 +51,7 @@ class Instances:
         (task,) = parents
         verdict = await generate(
             converse("instances/classification", instruction=task.instruction),
-            temperature=0.0,  # paper, appendix A.1, as the two stops
+            temperature=0.0,  # paper's code, as the two stops
             max_tokens=self.test_max_tokens,
             stop=("\n", "Task"),
         )
@@ -61,7 +61,7 @@ class Instances:
             temperature=self.temperature,
             presence_penalty=self.presence_penalty,
             max_tokens=self.max_tokens,
-            stop=(f"Example {self.max_instances + 1}", "Task:"),  # paper, appendix A.1
+            stop=(f"Example {self.max_instances + 1}", "Task:"),  # paper's code
         )
         found = _PARSERS[way](reply.text)
         if not found:

@@ -1,4 +1,4 @@
-"""Answers: a teacher labels prompts (the survey's "labeling", arXiv 2402.13116, §3.1.1)."""
+"""Answers: a teacher labels prompts (the survey's "labeling", arXiv 2402.13116, §3.1)."""
 
 from __future__ import annotations
 

@@ -17,14 +17,15 @@ from kdaug.teacher import Completion
 
 @dataclass(frozen=True)
 class SelfInstruct:
-    """Shows the parents' instructions as a numbered list, in random order, and asks for `per_prompt` more.
+    """Shows the parents' instructions as a numbered list, in random order, and asks for `per_prompt` more;
+    all that come are taken.
 
     The list stands in the conversation as the assistant's own earlier answer, to be continued: a small model that is
     shown examples by the user copies them instead.
 
-    The defaults are the paper's, for a model that continues text. Chat models differ: some put blank lines between
-    items or reason aloud, and then the blank line in `stop` ends the reply too early; the item after the last one asked
-    for ends it in any case.
+    The defaults are the paper's, for a model that continues text. A chat model that reasons aloud or puts blank lines
+    between items needs `stop=()`, or the blank line ends its reply too early; the item after the last one asked for
+    ends it in any case.
 
     Raises ParseError("list") when no item is found, and ParseError("complete_list") for a reply cut by `max_tokens`
     with `on_cut="void"`; "drop_last" discards only its last item.
@@ -32,11 +33,11 @@ class SelfInstruct:
 
     per_prompt: int = 8  # the paper's code ends a list of 8 at item 16, so 7
     on_cut: Literal["void", "drop_last"] = "void"  # paper's code
-    temperature: float = 0.7  # paper, appendix A.1
-    top_p: float = 0.5  # paper, appendix A.1
-    presence_penalty: float = 2.0  # paper, appendix A.1
-    max_tokens: int = 1024  # paper, appendix A.1
-    stop: tuple[str, ...] = ("\n\n",)  # paper, appendix A.1
+    temperature: float = 0.7  # paper's code
+    top_p: float = 0.5  # paper's code
+    presence_penalty: float = 2.0  # paper's code
+    max_tokens: int = 1024  # paper's code
+    stop: tuple[str, ...] = ("\n\n",)  # paper's code
     sentence_case: bool = False  # paper's code: True; it also lowers the rest of an item ("Write SQL" → "Write sql")
 
     name: ClassVar[str] = "self_instruct"
