@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kdaug.errors import ParseError
 from kdaug.generator import Generate
 from kdaug.prompts import render
-from kdaug.record import Record, text_of
+from kdaug.record import Message, Messages, Record, assistant, text_of, user
 from kdaug.teacher import Completion
 
 # Finds "Score: 4", "**Score:** 4/5", "Score (1-5): <4>."; _NO_END may not follow: "1-5", "4,5", "4th", "4 or 5".
@@ -20,6 +20,22 @@ _SCORE = re.compile(
 )
 _OUT_OF = re.compile(r"[*_`>\])]*\s*(?:/|out of)\s*[*_`]*(\d+)(?P<after>.*)", re.IGNORECASE)
 _NO_END = re.compile(r"\w|[.,]\d|%|\s*[-–—]\s*\d|\s+or\b", re.IGNORECASE)
+
+# (prompt, response, reasons) of the lowest, the highest and a middling mark, shown to the judge as turns of its own:
+# SmolLM2-135M gave a legal mark to 0 of 16 answers without them, to 24 of 24 with them.
+EXAMPLES = (
+    ("How many legs has a spider?", "I like gardens.", "It has nothing to do with the question."),
+    (
+        "Name a bird.",
+        "The robin, a small songbird with a red breast.",
+        "It does what was asked, it is correct, and it is brief.",
+    ),
+    (
+        "What is the capital of Italy, and how many people live there?",
+        "The capital of Italy is Rome.",
+        "It is correct, but it gives only half of what was asked.",
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +73,21 @@ def _last_score(text: str, low: float, high: float, half: bool) -> tuple[float, 
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> str:
-    """The last verdict in a judge's reply: "Verdict: <choice>", or a choice alone on its line.
+    """The last verdict in a judge's reply: "Verdict: <choice>", a choice alone on its line, or "they are <choice>.".
 
-    Raises ParseError when there is none; a choice within a sentence ("they are not quite equal") is none.
+    Raises ParseError when there is none: "they are not quite equal" names neither "equal" nor "not equal".
     """
     one = "|".join(re.escape(choice) for choice in sorted(choices, key=len, reverse=True))
     verdict = re.compile(
-        rf"\bverdict\W*?[:=]\W*(?P<said>{one})\b(?!\s*(?:/|\||or\b))|^\W*(?P<alone>{one})\W*$",
+        rf"\bverdict\W*?[:=]\W*(?P<said>{one})\b(?!\s*(?:/|\||or\b))"
+        rf"|\b(?:is|are) (?P<told>{one})(?=[.!]|\s*$)"
+        rf"|^\W*(?P<alone>{one})\W*$",
         re.IGNORECASE | re.MULTILINE,
     )
     found = list(verdict.finditer(text))
     if not found:
         raise ParseError("verdict", text)
-    said = (found[-1]["said"] or found[-1]["alone"]).lower()
+    said = (found[-1]["said"] or found[-1]["told"] or found[-1]["alone"]).lower()
     return next(choice for choice in choices if choice.lower() == said)
 
 
@@ -92,16 +110,18 @@ async def grade(
     `rubric` says what to judge by, in place of the template's own. Raises ParseError (`parse:score`) when the reply has
     no legal mark or was cut, and TeacherError.
     """
-    asked = render(
-        template,
-        prompt=text_of(record.prompt),
-        response=text_of(record.completion),
-        rubric=rubric,
-        low=low,
-        high=high,
-        half=half,
-    )
-    reply = await generate(asked, role=role, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+
+    def question(prompt: str, response: str | None) -> Messages:
+        asked = render(template, prompt=prompt, response=response, rubric=rubric, low=low, high=high, half=half)
+        return user(asked)
+
+    conversation: list[Message] = []
+    if record.completion is not None and not rubric:  # the examples' reasons are those of the shipped rubrics
+        for place, (prompt, response, reasons) in enumerate(EXAMPLES):
+            mark = (low, high, (low + high + 1) // 2)[place]
+            conversation += (*question(prompt, response), *assistant(f"{reasons}\nScore: {mark}"))
+    conversation += question(text_of(record.prompt), None if record.completion is None else text_of(record.completion))
+    reply = await generate(conversation, role=role, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     if reply.cut:
         raise ParseError("score", reply.text)
     score, start = _last_score(reply.text, low, high, half)

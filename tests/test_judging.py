@@ -87,6 +87,7 @@ def test_ten_is_not_read_as_one() -> None:
         ("Not equal", "not equal"),
         ("They ask the same.\n\nequal.", "equal"),
         ("Verdict: equal\nNo, wait.\nVerdict: not equal", "not equal"),
+        ("The two instructions are not equal.", "not equal"),
         ("Verdict: not equal, because the second adds a limit.", "not equal"),
     ],
 )
@@ -96,7 +97,14 @@ def test_the_last_verdict_is_read(reply: str, verdict: str) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    ["They are not quite equal.", "Verdict: equal or not equal", "Verdict: equal/not equal", "Verdict: unequal", ""],
+    [
+        "They are not quite equal.",
+        "They are equal if they ask the same.",
+        "Verdict: equal or not equal",
+        "Verdict: equal/not equal",
+        "Verdict: unequal",
+        "",
+    ],
 )
 def test_what_names_no_choice_is_a_failure(reply: str) -> None:
     with pytest.raises(ParseError):
@@ -119,6 +127,22 @@ def test_a_rubric_takes_the_place_of_the_shipped_one() -> None:
     asyncio.run(grade(RECORD, generate, high=10))
     assert "Only its rhythm counts." in generate.prompts[0] and "correct" not in generate.prompts[0]
     assert "from 1 (worst) to 10 (best)" in generate.prompts[1]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1, 5), (0, 5), (1, 10)])
+def test_the_judge_is_shown_marks_of_the_scale_that_it_is_to_use(low: int, high: int) -> None:
+    generate = Scripted(in_turn(f"Score: {high}"))
+    asyncio.run(grade(RECORD, generate, low=low, high=high))
+    *examples, asked = generate.calls[0].messages
+    shown = [parse_score(m.content, low, high) for m in examples if m.role == "assistant"]
+    assert (min(shown), max(shown), len(shown)) == (low, high, 3)
+    assert asked.role == "user" and "Name a river." in asked.content
+
+
+def test_an_empty_answer_is_judged_as_an_answer() -> None:
+    generate = Scripted(in_turn("Score: 1"))
+    asyncio.run(grade(Record(prompt=user("Name a river."), completion=assistant("")), generate))
+    assert "Judge the answer." in generate.calls[0].messages[-1].content
 
 
 def test_a_prompt_without_an_answer_is_judged_itself() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from typing import ClassVar
 
-from kdaug.errors import ConfigError, ParseError, TeacherError
+from kdaug.errors import ConfigError, ParseError, TeacherError, shorten
 from kdaug.generator import Generate
 from kdaug.judging import leaked, parse_choice
 from kdaug.prompts import render
@@ -29,8 +30,15 @@ META_PHRASES = (
     "original instruction",
     "new instruction",
     "rewritten instruction",
+    "revised instruction",
     "given instruction",
     "created instruction",
+)
+
+# Shown to the judge as turns of its own: without them a small model carries the instructions out, or explains itself.
+COMPARED = (
+    ("Name a bird.", "Tell me the name of one bird.", "equal"),
+    ("Name a bird.", "Name a bird that cannot fly, and say why it cannot.", "not equal"),
 )
 
 # Function words: a reply of these alone says nothing. "yes", "no" and "not" are left out, for they can be an answer.
@@ -94,15 +102,16 @@ class EvolInstruct:
     async def _evolve(self, parent: Record, operator: str, form: str, generate: Generate) -> Record | Discarded:
         """One round: the child with its answer, or what was made of it when the round failed."""
         given = parent.prompt[-1].content
-        reply = await self._ask(render(f"{self.name}/{operator}", instruction=given, form=form), generate)
+        asked = render(f"{self.name}/{operator}", instruction=given, form=form)
+        reply = await self._ask(asked, generate)
         evolved = unwrapped(reply.text)
         child = evolution(parent, f"{self.name}/{operator}", evolved, [reply])
-        if drop := flaw_of_instruction(evolved, given, cut=reply.cut):
+        if drop := flaw_of_instruction(evolved, given, asked, cut=reply.cut):
             return Discarded(child, drop)
 
-        asked = render(f"{self.name}/equal", first=given, second=evolved)
         try:
-            verdict = await generate(asked, role="judge", temperature=0.0, max_tokens=self.max_tokens)
+            question = comparison(given, evolved)
+            verdict = await generate(question, role="judge", temperature=0.0, max_tokens=self.max_tokens)
             if parse_choice(verdict.text, ("equal", "not equal")) == "equal":
                 return Discarded(child, Drop("evol_instruct:no_gain", {"verdict": verdict.text}))
         except ParseError as e:
@@ -139,7 +148,16 @@ def evolution(
     )
 
 
-def flaw_of_instruction(evolved: str, given: str, *, cut: bool) -> Drop | None:
+def comparison(first: str, second: str) -> Messages:
+    """Asks whether two instructions are equal, after two comparisons that the judge seems to have made already."""
+    examples = (
+        (*user(render("evol_instruct/equal", first=one, second=other)), *assistant(f"Verdict: {verdict}"))
+        for one, other, verdict in COMPARED
+    )
+    return (*chain.from_iterable(examples), *user(render("evol_instruct/equal", first=first, second=second)))
+
+
+def flaw_of_instruction(evolved: str, given: str, asked: str, *, cut: bool) -> Drop | None:
     """What eliminates an evolved instruction without asking anybody."""
     if cut:
         return Drop("evol_instruct:cut", {"text": "instruction"})
@@ -149,6 +167,8 @@ def flaw_of_instruction(evolved: str, given: str, *, cut: bool) -> Drop | None:
         return Drop("evol_instruct:meta", {"phrase": phrase})
     if evolved.split() == given.split():
         return Drop("evol_instruct:no_gain", {"verdict": "a copy of its parent"})
+    if " ".join(evolved.split()) in " ".join(asked.split()):  # a part of it: an example, a rule, half of the parent
+        return Drop("evol_instruct:meta", {"phrase": shorten(evolved)})
     return None
 
 

@@ -11,7 +11,14 @@ import pytest
 from scripted import Scripted
 
 from kdaug.errors import ConfigError, RateLimited, TeacherUnavailable
-from kdaug.generators.evol_instruct import IN_BREADTH, IN_DEPTH, EvolInstruct, flaw_of_answer, unwrapped
+from kdaug.generators.evol_instruct import (
+    IN_BREADTH,
+    IN_DEPTH,
+    EvolInstruct,
+    flaw_of_answer,
+    flaw_of_instruction,
+    unwrapped,
+)
 from kdaug.prompts import render
 from kdaug.record import Discarded, Record, assistant, system, text_of, user
 from kdaug.teacher import Completion
@@ -50,6 +57,21 @@ def test_five_known_verdicts() -> None:
     assert verdict(answer=long) == "kept"
     assert verdict(evolve="#Rewritten Prompt#: Name four rivers.") == "evol_instruct:meta"
     assert verdict(answer="the, of and.") == "evol_instruct:stop_words"
+
+
+def test_a_copy_of_the_operators_own_example_is_eliminated() -> None:
+    example = "Write a note for the stairwell that says sorry for a loud evening of piano practice."
+    asked = render("evol_instruct/breadth", instruction="Name three rivers.", form="JSON")
+    drop = flaw_of_instruction(example, "Name three rivers.", asked, cut=False)
+    assert drop is not None and drop.reason == "evol_instruct:meta"
+
+
+def test_the_judge_compares_parent_and_child_after_two_examples_of_its_form() -> None:
+    _, generate = evolve(Teacher())
+    *examples, asked = generate.calls[1].messages
+    assert [m.content for m in examples if m.role == "assistant"] == ["Verdict: equal", "Verdict: not equal"]
+    assert "<first>\nName three rivers.\n</first>" in asked.content
+    assert "<second>\nName 4 rivers.\n</second>" in asked.content
 
 
 def test_the_judge_finds_it_equal() -> None:

@@ -30,8 +30,8 @@ class Student:
 
     def __call__(self, role: str, prompt: str, sampling: dict[str, Any]) -> Any:
         assert role == "student"
-        judged = re.search(r"\nAnswer:\n(.*?)\n\nFirst say", prompt, re.DOTALL)
-        return next(self.judgements[judged[1]] if judged else self.samples)
+        judged = re.findall(r"\nAnswer:\n(.*?)\n\nFirst say", prompt, re.DOTALL)  # after the examples: the sample
+        return next(self.judgements[judged[-1]] if judged else self.samples)
 
 
 def rate(*marks: float | None) -> list[str]:
