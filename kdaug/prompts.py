@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from kdaug.errors import ConfigError
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 # The folder of this run's user, seen by the run's own tasks only.
 _overlay: ContextVar[Path | None] = ContextVar("templates", default=None)
 
-# A control character marks the turns of a conversation, for no text of people holds it.
-_TURN = "\x02"
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -71,8 +70,9 @@ def converse(name: str, **values: Any) -> Messages:
 
     Raises ConfigError as `render` does, and for text before the first of them.
     """
-    text = render(name, **{role: f"{_TURN}{role}{_TURN}" for role in _ROLES}, **values)
-    before, *turns = re.split(f"{_TURN}({'|'.join(_ROLES)}){_TURN}", text)
+    mark = token_hex(8)  # new each time, so that no text that is shown can open a turn
+    text = render(name, **{role: f"{mark}{role}{mark}" for role in _ROLES}, **values)
+    before, *turns = re.split(f"{mark}({'|'.join(_ROLES)}){mark}", text)
     if before or not turns:
         raise ConfigError(f"template prompts/{name}.j2 must begin with {{{{ system }}}} or {{{{ user }}}}")
     return tuple(Message(_ROLES[role], content.strip()) for role, content in zip(turns[::2], turns[1::2], strict=True))

