@@ -388,9 +388,9 @@ def resolve_windows(
     slots = max((t.concurrency for t in teachers.values()), default=1)
     windows = [WINDOW_PER_SLOT * slots] * len(stages)
     if source.grows:
-        # A pool that is to grow to N in one window would never show a grown demonstration.
-        enough = max(1, (target or 8 * slots) // 8)
-        windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, enough)
+        # A pool that grew to its target in one window would never show a grown demonstration. A job proposes about
+        # 8 tasks, so this gives the pool four generations at least.
+        windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, max(1, target // 32) if target else slots)
     return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
 
 
