@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -135,13 +134,15 @@ def converted(file: Path) -> Path:
 
 
 def _convert_into(folder: Path, file: Path) -> None:
-    """Under a temporary name first: a folder under its own name is complete."""
-    tmp = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    """Under another name first: a folder under its own name is complete."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
     try:
-        convert(file, tmp)
-        tmp.replace(folder)
+        convert(file, part)
+        part.replace(folder)
     finally:
-        shutil.rmtree(tmp, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _package(module: str, model: str, package: str) -> Path:
@@ -158,7 +159,7 @@ def _package(module: str, model: str, package: str) -> Path:
 def _folder(name: str, missing: Callable[[Path], list[str]]) -> Model | None:
     """The model in the folder `name`, or None where there is no such folder. Raises ConfigError for another folder."""
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if not name or not folder.is_dir():
         return None
     if lacks := missing(folder):
         hint = "; name the .gguf file itself" if any(folder.glob("*.gguf")) else ""

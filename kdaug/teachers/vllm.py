@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
-from multiprocessing import active_children, current_process
+from multiprocessing import active_children, current_process, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,8 @@ from kdaug.teacher import Completion, FinishReason, Request, Sampling, TokenLogp
 from kdaug.teachers import chat_template
 
 if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
     import numpy as np
 
 FINISH: dict[str | None, FinishReason] = {"stop": "stop", "length": "length"}
@@ -43,7 +47,6 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
 }
 KV_CACHE_GB = "2"  # on the CPU, where vLLM else reserves a share of all memory
-DRAIN = 600  # seconds for the requests in flight after Ctrl-C, which reaches the engine's process too
 GRACE = 60.0  # seconds to end in, on a busy machine
 
 
@@ -64,6 +67,7 @@ class VLLM:
         self.concurrency = concurrency or (64 if self.on_cpu else 256)
         self.name = f"vllm:{locate_model(model).name}"
         self._engine: Any = None  # vLLM's AsyncLLM, whose types are not followed
+        self._guard: subprocess.Popen[bytes] | None = None
         self._tokenizer: Any = None
         self._numbers = count()
 
@@ -126,6 +130,9 @@ class VLLM:
             await asyncio.to_thread(engine.shutdown, GRACE)
             engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
             active_children()  # reaps the processes that ended
+            if self._guard is not None:
+                self._guard.kill()
+                self._guard.communicate()
 
     def _ready(self) -> Any:
         if self._engine is None:
@@ -162,7 +169,6 @@ class VLLM:
             "max_num_seqs": self.concurrency,
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
-            "shutdown_timeout": DRAIN,
         }
         if self.on_cpu:
             arguments |= {"enforce_eager": True, "dtype": "bfloat16" if computes_in_half("cpu") else "float32"}
@@ -170,17 +176,20 @@ class VLLM:
         settings = dict(ENVIRONMENT)
         if self.on_cpu and "kv_cache_memory_bytes" not in arguments:
             settings["VLLM_CPU_KVCACHE_SPACE"] = KV_CACHE_GB
-        with _environment(settings):
+        with _launching(settings):
             from vllm import AsyncEngineArgs
             from vllm.exceptions import VLLMError
             from vllm.v1.engine.async_llm import AsyncLLM
 
+            others = active_children()
             try:
-                return AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
+                engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
             except TypeError as e:
                 raise ConfigError(f"{self!r}: {e}") from e
             except (OSError, ValueError, RuntimeError, VLLMError) as e:
                 raise ConfigError(f"{self.name}: vLLM does not start: {shorten(str(e), 400)}") from e
+            self._guard = _guard([p for p in active_children() if p not in others])
+            return engine
 
 
 def _parameters(how: Sampling, seed: int | None) -> Any:
@@ -237,13 +246,25 @@ def _is_cpu_build() -> bool:
         return True  # vllm-cpu goes by another name
 
 
+def _guard(processes: Sequence[BaseProcess]) -> subprocess.Popen[bytes]:
+    """A shell that ends these processes when we end without having done so (kill -9): vLLM's engine would live on and
+    keep its memory. It waits for the end of its input, which nobody but us holds."""
+    script = 'read -r _; kill "$@"'
+    pids = [str(p.pid) for p in processes]
+    return subprocess.Popen(["sh", "-c", script, "sh", *pids], stdin=subprocess.PIPE, start_new_session=True)
+
+
 @contextlib.contextmanager
-def _environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """With these variables in the environment, those that are set already excepted."""
+def _launching(settings: Mapping[str, str]) -> Iterator[None]:
+    """What processes that are started within inherit: these variables, where they are not set already, and deaf ears
+    for Ctrl-C, which a terminal sends to them as well: the requests in flight end first, then we end the engine."""
     added = {name: value for name, value in settings.items() if name not in os.environ}
     os.environ.update(added)
+    resource_tracker.ensure_running()  # else the first process that is started starts it, and lets Ctrl-C through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # of this thread and what it starts
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for name in added:
             os.environ.pop(name, None)
