@@ -1,0 +1,82 @@
+"""What the README and examples/ show, run as it stands there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from servers.fake_hub import FakeHub
+
+from kdaug import recipes
+from kdaug.dataset import Dataset
+from kdaug.prompts import shipped
+from kdaug.record import Record, user
+
+ROOT = Path(__file__).parent.parent
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+
+
+def test_a_generator_and_a_gate_of_ones_own(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "examples" / "custom_parts.py"), "--fake", "--out", str(tmp_path / "run")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "respond: " in shown
+    records = list(Dataset(tmp_path / "run").records())
+    assert len(records) == 4
+    stages = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["stages"]
+    assert [s["name"] for s in stages] == ["0.translate", "1.respond"]
+
+
+@pytest.mark.slow
+def test_the_readmes_python(tmp_path: Path) -> None:
+    """Its six lines, with a scripted teacher, a smaller target and a Hub on loopback."""
+    (code,) = blocks("python")
+    changes = {"kd.Local()": "kd.Fake(plausible)", "target=1000": "target=6", "epochs=3": "epochs=1, length=256"}
+    for old, new in changes.items():
+        assert code.count(old) == 1
+        code = code.replace(old, new)
+    script = tmp_path / "readme.py"
+    script.write_text("from kdaug.check import plausible\n" + code, "utf-8")
+    shutil.copy(shipped() / "seeds" / "seeds.jsonl", tmp_path / "seeds.jsonl")
+    with FakeHub() as hub:
+        environment = {**os.environ, **hub.env(tmp_path / "hf")}
+        subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, check=True)
+        assert "README.md" in hub.files("me/alpaca-kd")
+    assert len(Dataset(tmp_path / "runs" / "alpaca")) == 6
+    assert (tmp_path / "models" / "alpaca" / "model.safetensors").is_file()
+
+
+def test_the_readmes_recipe(tmp_path: Path) -> None:
+    (text,) = blocks("yaml")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, "utf-8")
+    recipe = recipes.build(recipes.load(str(path)), [Record(prompt=user("one")), Record(prompt=user("two"))])
+    assert [s.generator.name for s in recipe.stages] == ["self_instruct", "respond", "pass"]
+    assert recipe.holdout == 0.1
+
+
+def test_the_readme_names_every_recipe_command_and_folder() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for name in recipes.builtin_names():
+        assert f"| `{name}` |" in text
+    for folder in ("teachers", "generators", "gates", "train"):
+        for module in (ROOT / "kdaug" / folder).glob("*.py"):
+            if module.stem not in (
+                "__init__",
+                "words",
+                "novelty",
+                "languages",
+                "chat_api",
+                "chat_template",
+                "decoding",
+            ):
+                assert module.stem in text or folder == "train", module
