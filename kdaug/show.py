@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
-from kdaug.progress import reasons
 from kdaug.record import Drop, Message, Record, text_of
 from kdaug.teacher import Completion
-
-Counts = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -55,18 +52,18 @@ class Story:
         yield f"seeds: {facts['seeds']['count']}" + (
             f" from {facts['seeds']['source']}" if facts["seeds"]["source"] else ""
         )
-        for stage in facts["stages"]:
-            dropped: Counts = stage["dropped"]
-            proposed = stage["kept"] + sum(dropped.values())
-            yield f"{stage['name']}: {stage['jobs']} jobs proposed {proposed}, kept {stage['kept']}"
+        for index, stage in enumerate(facts["stages"]):
+            # From the journal: run.json is only as new as the last time that the run ended.
+            jobs, kept, dropped = self._journal.tally(index)
+            yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
-        for teacher, used in facts["usage"].items():
+        for teacher, used in self._journal.usage().items():
             failed = f" ({used['failed']} failed)" if used.get("failed") else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
             yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}"
-        for split in facts.get("splits", []):
-            yield f"dataset: {split}" if isinstance(split, str) else f"dataset: {json.dumps(split)}"
+        for kind, splits in facts.get("splits", {}).items():
+            yield f"dataset: {kind}: " + ", ".join(f"{count} {split}" for split, count in splits.items())
 
     def newest(self, count: int) -> list[Found]:
         """The last stage's first `count` kept records."""
@@ -152,17 +149,6 @@ class Story:
         row = next(d for d in commit.dropped if d.child == child and d.record is not None)
         assert row.record is not None
         return Found(row.record, stage, job, child, row.drop)
-
-
-def summary(facts: Mapping[str, Any]) -> str:
-    """One line on a run, for the end of a command."""
-    dropped: dict[str, int] = {}
-    for stage in facts["stages"]:
-        for reason, count in stage["dropped"].items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    from collections import Counter
-
-    return f"kept {facts['kept']}, dropped {reasons(Counter(dropped))}"
 
 
 def _body(record: Record) -> Iterator[str]:
