@@ -86,7 +86,10 @@ class Local:
         self._closed.clear()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kdaug-local")
         self._loaded = await self._in_thread(self._load)
-        self._answers = Batcher(self._answer, self.batch, order=lambda asked: len(asked.ids))
+        # A batch takes as long as its longest reply, so replies that may be long do not keep short ones company.
+        self._answers = Batcher(
+            self._answer, self.batch, group=lambda asked: asked.sampling.max_tokens, order=lambda asked: len(asked.ids)
+        )
         self._scores = Batcher(
             self._score, min(SCORED, self.batch), group=lambda text: text.top_k, order=lambda text: len(text.ids)
         )
