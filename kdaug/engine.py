@@ -140,7 +140,8 @@ class Engine:
         self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
-            above.kept = asyncio.Queue(below.window)
+            # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
+            above.kept = asyncio.Queue(max(1, below.window // WINDOW_PER_SLOT))
         self._ending: Ending | None = None
         self._capped = False
 
