@@ -8,10 +8,11 @@ from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
 from kdaug.train.batching import Batch, Chat, Document, collate, encode
 from kdaug.train.losses import CHUNK, forward_kl, widen
-from kdaug.train.student import Student, load, locate, pick_device, threads
+from kdaug.train.student import Student, load, locate
 
 if TYPE_CHECKING:
     from torch import Tensor

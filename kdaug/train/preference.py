@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kdaug.device import pick_device, threads
 from kdaug.train.batching import Chat, Document, Encoded, encode
 from kdaug.train.loop import OnStep, check_settings, train
 from kdaug.train.losses import dpo, dpo_margin
-from kdaug.train.student import Folder, Student, load, locate, pick_device, replacing, threads
+from kdaug.train.student import Folder, Student, load, locate, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from kdaug.device import quiet
 from kdaug.errors import ConfigError
-from kdaug.train.student import locate, quiet
+from kdaug.train.student import locate
 
 
 def prune(model: str | Path, layers: int, out: str | Path) -> Path:

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kdaug.device import pick_device, threads
 from kdaug.train.batching import Chat, Document, collate, encode
 from kdaug.train.loop import OnStep, check_settings, train
-from kdaug.train.student import Folder, Student, load, locate, pick_device, threads
+from kdaug.train.student import Folder, Student, load, locate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
 from kdaug.train.batching import IGNORE, Batch, Chat, Document, Encoded, collate, pack
 from kdaug.train.losses import linear_logprobs, widen
@@ -154,73 +153,6 @@ def _keeps_apart(student: Student) -> bool:
     if (alone - torch.cat(own)).abs().max() > TOLERANCE:
         raise TrainError(f"{student.chat.name} does more to its logits than a linear head, so kdaug cannot train it")
     return bool((alone - together).abs().max() <= TOLERANCE)
-
-
-def pick_device(wanted: str) -> str:
-    """`auto`: CUDA if it is there, else the CPU."""
-    import torch
-
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device={wanted!r}, but this machine or this build of torch has no CUDA: use device='cpu'")
-    if wanted != "cpu" and not wanted.startswith("cuda"):
-        raise ConfigError(f"device={wanted!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1'")
-    return wanted
-
-
-def computes_in_half(device: str) -> bool:
-    """Whether bfloat16 is fast here: on a CPU only with instructions for it, else it is emulated and far slower."""
-    import torch
-
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-@contextmanager
-def threads() -> Iterator[int]:
-    """The number of CPU threads that multiplies fastest right now, set within.
-
-    Measured, because on a busy machine two threads can be far slower than one: each waits for the other's core.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    most = min(before, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    counts = [most]
-    while counts[-1] > 1:
-        counts.append(counts[-1] // 2)
-    left, right = torch.ones(256, 576), torch.ones(576, 1536)
-
-    def seconds(count: int) -> float:
-        torch.set_num_threads(count)
-        torch.mm(left, right)
-        start = perf_counter()
-        for _ in range(10):
-            torch.mm(left, right)
-        return perf_counter() - start
-
-    best = min(counts, key=seconds)
-    torch.set_num_threads(best)
-    try:
-        yield best
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars that transformers draws while it loads and saves."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def digest(folder: Path) -> str:

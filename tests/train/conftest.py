@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from kdaug.device import quiet
 from kdaug.record import Record, assistant, user
-from kdaug.train.student import quiet
 
 TEMPLATE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
-from kdaug.train.student import digest, pick_device, replacing, threads
+from kdaug.train.student import digest, replacing
 
 
 def test_a_student_is_known_by_its_content_not_its_path(tmp_path: Path, make_model: Callable[..., Path]) -> None:
