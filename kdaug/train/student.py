@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
