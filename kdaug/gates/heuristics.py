@@ -90,6 +90,7 @@ class Heuristics(Gate):
     model, I do not" and the like (English; the plainest forms in five other languages). Never a prompt.
     `placeholders` → `placeholder`: "[Your name]", "<insert text>", "lorem ipsum", "# TODO"; not where the prompt has it
     itself or asks for a template.
+    `unfinished` → `unfinished`: an answer that ends with a colon, so it announces what does not come.
     `language`, such as "en" → `language`: another script, or the small words of another language that kdaug knows
     (`kdaug.gates.languages` says which). Near relatives and rare languages it cannot tell apart; code does not count.
     """
@@ -100,6 +101,7 @@ class Heuristics(Gate):
     max_repetition: float | None = 0.6
     refusals: bool = True
     placeholders: bool = True
+    unfinished: bool = True
     language: str | None = None
 
     def __post_init__(self) -> None:
@@ -130,6 +132,8 @@ class Heuristics(Gate):
             yield Drop("heuristics:refusal", {"phrase": phrase, "words": length})
         if self.placeholders and (phrase := placeholder(text, prompt if is_answer else "")):
             yield Drop("heuristics:placeholder", {"phrase": phrase})
+        if self.unfinished and is_answer and text.rstrip("*_ \n\t").endswith((":", "：")):
+            yield Drop("heuristics:unfinished", {"end": text.rstrip()[-60:]})
         if self.max_repetition is not None:
             share, phrase = repetition(text)
             if share > self.max_repetition:

@@ -21,12 +21,15 @@ class Respond:
     yours). It is not stored in the record: the student learns to answer so without being told. It goes before a
     system message of the record's own.
 
+    An answer ends before the first of `stop`; one of `"\\n\\n"` takes the first paragraph of a model that rambles.
+
     Raises ParseError("answer") for an empty answer. An answer cut by `max_tokens` is discarded unless `keep_cut`.
     """
 
     temperature: float = 0.7
     top_p: float = 1.0
     max_tokens: int = 1024
+    stop: tuple[str, ...] = ()
     system: str | None = None
     keep_cut: bool = False
     role: str = "teacher"
@@ -48,6 +51,7 @@ class Respond:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
+            stop=self.stop,
         )
         if not reply.text.strip() and not reply.tool_calls:
             raise ParseError("answer", reply.text)

@@ -8,6 +8,7 @@ import pytest
 from deciding import decisions
 
 from kdaug.errors import ConfigError
+from kdaug.gate import Prepared
 from kdaug.gates.heuristics import Heuristics
 from kdaug.gates.languages import LANGUAGES, foreign_to
 from kdaug.record import Drop, Message, Record, ToolCall, assistant, user
@@ -316,3 +317,15 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
 def test_the_lists_of_small_words_hold_what_their_language_needs() -> None:
     latin = [known for known in LANGUAGES.values() if known.script == "Latin"]
     assert len(latin) == 12 and all(len(known.small_words) >= 18 for known in latin)
+
+
+@pytest.mark.parametrize(
+    ("answer", "unfinished"), [("Here are three:", True), ("**Steps:**", True), ("At 10:30.", False)]
+)
+def test_an_answer_that_only_announces_is_unfinished(answer: str, unfinished: bool) -> None:
+    record = Record(prompt=user("Name three rivers."), completion=assistant(answer))
+    gate = Heuristics()
+    drop = gate.decide(Prepared(record))
+    assert (drop is not None and drop.reason == "heuristics:unfinished") is unfinished
+    assert Heuristics(unfinished=False).decide(Prepared(record)) is None
+    assert gate.decide(Prepared(Record(prompt=user("Name them:")))) is None
