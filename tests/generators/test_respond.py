@@ -28,7 +28,7 @@ def answer(record: Record, reply: str | Completion, **settings: Any) -> tuple[An
 def test_the_whole_prompt_is_asked_and_the_answer_kept_as_it_is() -> None:
     child, generate = answer(BARE, " The Rhine.\n", temperature=0.2, max_tokens=64)
     assert generate.calls[0].messages == PROMPT
-    assert generate.calls[0].sampling == {"temperature": 0.2, "top_p": 1.0, "max_tokens": 64}
+    assert generate.calls[0].sampling == {"temperature": 0.2, "top_p": 1.0, "max_tokens": 64, "stop": ()}
     assert child.prompt == PROMPT and child.completion == assistant(" The Rhine.\n")
     assert child.by == "respond" and child.parents == (BARE.id,)
     assert child.scores == {"difficulty": 2.0}
