@@ -236,7 +236,8 @@ class Engine:
     async def _settle(self, line: _Line) -> None:
         last = line is self._lines[-1]
         while (job := await line.jobs.get()) is not None:
-            outcome = None if job.outcome is None else await job.outcome
+            # Shielded: the end of a run cancels this hand, but not the job that it waits for.
+            outcome = None if job.outcome is None else await asyncio.shield(job.outcome)
             if job.decided is not None:
                 commit = self._recall(line, job.decided, outcome, last)
             elif outcome is None:

@@ -29,8 +29,8 @@ from kdaug.teachers.fake import Fake
 SEEDS = GrowingPool(read(shipped() / "seeds" / "seeds.jsonl"))
 NEW = Stage(SelfInstruct(on_cut="drop_last"), [InstructionFilters(), Rouge(0.7)])
 RECIPES = {
-    "instances": Recipe(SEEDS, [NEW, Stage(Instances()), Stage(Pass(), [Rouge(0.9)])], target=25),
-    "respond": Recipe(SEEDS, [NEW, Stage(Respond())], target=30),
+    "instances": Recipe(SEEDS, [NEW, Stage(Instances()), Stage(Pass(), [Rouge(0.9)])], target=70),
+    "respond": Recipe(SEEDS, [NEW, Stage(Respond())], target=90),
 }
 WORDS = "write name find count sing map tell sort weigh rivers poems stars songs mills towns birds three some old"
 

