@@ -322,6 +322,8 @@ def _kept(blob: bytes) -> tuple[Kept, ...]:
 
 
 def _dropped(blob: bytes) -> tuple[Dropped, ...]:
+    if blob == b"[]":
+        return ()
     rows: Iterable[Any] = orjson.loads(blob)
     return tuple(
         Dropped(child, None if record is None else Record.from_json(record), Drop(reason, detail))
