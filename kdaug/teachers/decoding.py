@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUCLEUS = 1024  # tokens that are sorted for top_p; the whole vocabulary only where these hold too little
+WORTH_SHARING = 64  # tokens
 CHUNK = 256  # tokens whose logits are widened to float32 at a time
 
 
@@ -70,9 +71,11 @@ def decode(
     import torch
 
     rows = [Row(a) for a in asked]
-    live, cache = rows, None
+    live, shared = rows, shared_prefix([a.ids for a in asked])
     with torch.inference_mode():
-        ids, mask, positions = pad_left([a.ids for a in asked], model.device)
+        cache = _compute_once(model, asked[0].ids[:shared], len(asked)) if shared else None
+        ids, mask, positions = pad_left([a.ids[shared:] for a in asked], model.device)
+        positions, mask = positions + shared, torch.cat([mask.new_ones(len(asked), shared), mask], dim=1)
         width = model.get_output_embeddings().weight.shape[0]
         sampler = Sampler.of([a.sampling for a in asked], width, model.device)
         while live and not given_up():
@@ -99,6 +102,30 @@ def decode(
                 sampler = sampler.only(keep)
                 cache.batch_select_indices(keep)
     return rows
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts of a batch begin with alike: few-shot prompts differ in their last task only. At
+    least one token is left to each, and 0 stands for too few to be worth a pass of their own."""
+    if len(prompts) < 2:
+        return 0
+    first, last = (
+        min(map(list, prompts)),
+        max(map(list, prompts)),
+    )  # in dictionary order, what these two share all share
+    most = min(map(len, prompts)) - 1
+    alike = next((i for i in range(most) if first[i] != last[i]), most)
+    return alike if alike >= WORTH_SHARING else 0
+
+
+def _compute_once(model: Any, prefix: Sequence[int], times: int) -> Any:
+    """The cache of a prefix, for as many rows."""
+    import torch
+
+    ids = torch.tensor([list(prefix)], device=model.device)
+    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    cache.batch_repeat_interleave(times)
+    return cache
 
 
 def score(model: Any, texts: Sequence[tuple[Sequence[int], int]], top_k: int) -> list[TokenLogprobs]:

@@ -14,7 +14,7 @@ from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavail
 from kdaug.record import assistant, system, user
 from kdaug.teacher import Completion, Request, Sampling, ScoringTeacher, TokenLogprobs
 from kdaug.teachers.chat_template import split_thought
-from kdaug.teachers.decoding import Sampler
+from kdaug.teachers.decoding import Sampler, shared_prefix
 from kdaug.teachers.local import Local
 
 T = TypeVar("T")
@@ -92,6 +92,24 @@ def test_a_batch_answers_as_each_alone_and_shrinks_as_its_rows_end(local: Local)
     hook.remove()
     assert batch == alone
     assert rows[0] == 4 and rows[-1] < 4 and rows == sorted(rows, reverse=True)
+
+
+@pytest.mark.slow
+def test_prompts_that_begin_alike_are_answered_as_each_alone(local: Local) -> None:
+    examples = "\n".join(f"{a} and {b} make {a + b}." for a in range(1, 7) for b in range(1, 5))
+    requests = [ask(f"{examples}\n{question}", max_tokens=12) for question in QUESTIONS]
+    batch = together(local, *requests)
+    alone = [together(local, request)[0] for request in requests]
+    assert [reply.text for reply in batch] == [reply.text for reply in alone]
+    assert len({reply.text for reply in batch}) > 1
+
+
+def test_the_shared_beginning_leaves_each_prompt_a_token() -> None:
+    long = list(range(100))
+    assert shared_prefix([[*long, 1, 2], [*long, 3], [*long, 1]]) == 100
+    assert shared_prefix([long, long]) == 99
+    assert shared_prefix([long, [*long, 5]]) == 99
+    assert shared_prefix([long]) == shared_prefix([long[:40], long[:40]]) == shared_prefix([[7], long]) == 0
 
 
 @pytest.mark.slow
