@@ -68,9 +68,9 @@ def _version(name: str) -> str:
 
 def _models() -> Iterator[str]:
     from kdaug.errors import ConfigError
-    from kdaug.models import find_encoder, find_model
+    from kdaug.models import find_encoder, locate_model
 
-    for what, find in (("teacher", find_model), ("encoder", find_encoder)):
+    for what, find in (("teacher", locate_model), ("encoder", find_encoder)):
         try:
             yield f"embedded {what}: {find(None).says}"
         except ConfigError as e:
