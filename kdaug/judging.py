@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from kdaug.errors import ParseError
 from kdaug.generator import Generate
-from kdaug.prompts import render
-from kdaug.record import Message, Messages, Record, assistant, text_of, user
+from kdaug.prompts import converse
+from kdaug.record import Record, text_of
 from kdaug.teacher import Completion
 
 # Finds "Score: 4", "**Score:** 4/5", "Score (1-5): <4>."; _NO_END may not follow: "1-5", "4,5", "4th", "4 or 5".
@@ -20,22 +20,6 @@ _SCORE = re.compile(
 )
 _OUT_OF = re.compile(r"[*_`>\])]*\s*(?:/|out of)\s*[*_`]*(\d+)(?P<after>.*)", re.IGNORECASE)
 _NO_END = re.compile(r"\w|[.,]\d|%|\s*[-–—]\s*\d|\s+or\b", re.IGNORECASE)
-
-# (prompt, response, reasons) of the lowest, the highest and a middling mark, shown to the judge as turns of its own:
-# SmolLM2-135M gave a legal mark to 0 of 16 answers without them, to 24 of 24 with them.
-EXAMPLES = (
-    ("How many legs has a spider?", "I like gardens.", "It has nothing to do with the question."),
-    (
-        "Name a bird.",
-        "The robin, a small songbird with a red breast.",
-        "It does what was asked, it is correct, and it is brief.",
-    ),
-    (
-        "What is the capital of Italy, and how many people live there?",
-        "The capital of Italy is Rome.",
-        "It is correct, but it gives only half of what was asked.",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +95,11 @@ async def grade(
     no legal mark or was cut, and TeacherError.
     """
 
-    def question(prompt: str, response: str | None) -> Messages:
-        asked = render(template, prompt=prompt, response=response, rubric=rubric, low=low, high=high, half=half)
-        return user(asked)
-
-    conversation: list[Message] = []
-    if record.completion is not None and not rubric:  # the examples' reasons are those of the shipped rubrics
-        for place, (prompt, response, reasons) in enumerate(EXAMPLES):
-            mark = (low, high, (low + high + 1) // 2)[place]
-            conversation += (*question(prompt, response), *assistant(f"{reasons}\nScore: {mark}"))
-    conversation += question(text_of(record.prompt), None if record.completion is None else text_of(record.completion))
-    reply = await generate(conversation, role=role, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    response = None if record.completion is None else text_of(record.completion)
+    question = converse(
+        template, prompt=text_of(record.prompt), response=response, rubric=rubric, low=low, high=high, half=half
+    )
+    reply = await generate(question, role=role, temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     if reply.cut:
         raise ParseError("score", reply.text)
     score, start = _last_score(reply.text, low, high, half)

@@ -66,14 +66,17 @@ def render(name: str, *, section: str = "prompts", **values: Any) -> str:
 
 
 def converse(name: str, **values: Any) -> Messages:
-    """The messages of a template in which `{{ system }}`, `{{ user }}` and `{{ assistant }}` begin one each.
+    """The messages of a template in which `{{ system }}`, `{{ user }}` and `{{ assistant }}` begin one each; one that
+    has none of them is one message of the user.
 
     Raises ConfigError as `render` does, and for text before the first of them.
     """
     mark = token_hex(8)  # new each time, so that no text that is shown can open a turn
     text = render(name, **{role: f"{mark}{role}{mark}" for role in _ROLES}, **values)
     before, *turns = re.split(f"{mark}({'|'.join(_ROLES)}){mark}", text)
-    if before or not turns:
+    if not turns:
+        return (Message("user", before.strip()),)
+    if before:
         raise ConfigError(f"template prompts/{name}.j2 must begin with {{{{ system }}}} or {{{{ user }}}}")
     return tuple(Message(_ROLES[role], content.strip()) for role, content in zip(turns[::2], turns[1::2], strict=True))
 

@@ -36,7 +36,14 @@ def test_a_value_cannot_open_a_turn(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("text", ["Hello.\n{{ user }}\nb", "Hello."])
-def test_text_outside_a_turn_is_an_error(tmp_path: Path, text: str) -> None:
-    with overlay(template(tmp_path, text)), pytest.raises(ConfigError, match=r"mine/talk\.j2 must begin"):
+def test_a_template_without_turns_is_one_message_of_the_user(tmp_path: Path) -> None:
+    with overlay(template(tmp_path, "Hello.")):
+        assert converse("mine/talk") == (Message("user", "Hello."),)
+
+
+def test_text_before_the_first_turn_is_an_error(tmp_path: Path) -> None:
+    with (
+        overlay(template(tmp_path, "Hello.\n{{ user }}\nb")),
+        pytest.raises(ConfigError, match=r"mine/talk\.j2 must begin"),
+    ):
         converse("mine/talk")

@@ -18,7 +18,7 @@ ROWS = (
     ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
     (
         *("journal", "calls", "engine", "recipe", "running", "progress"),
-        *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf"),
+        *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
     ("recipes", "check", "show", "doctor"),

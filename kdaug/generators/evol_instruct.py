@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from random import Random
 from typing import ClassVar
 
 from kdaug.errors import ConfigError, ParseError, TeacherError, shorten
 from kdaug.generator import Generate
 from kdaug.judging import leaked, parse_choice
-from kdaug.prompts import render
+from kdaug.prompts import converse, render
 from kdaug.record import Discarded, Drop, Messages, Record, assistant, user
 from kdaug.teacher import Completion
 
@@ -33,12 +32,6 @@ META_PHRASES = (
     "revised instruction",
     "given instruction",
     "created instruction",
-)
-
-# Shown to the judge as turns of its own: without them a small model carries the instructions out, or explains itself.
-COMPARED = (
-    ("Name a bird.", "Tell me the name of one bird.", "equal"),
-    ("Name a bird.", "Name a bird that cannot fly, and say why it cannot.", "not equal"),
 )
 
 # Function words: a reply of these alone says nothing. "yes", "no" and "not" are left out, for they can be an answer.
@@ -110,7 +103,7 @@ class EvolInstruct:
             return Discarded(child, drop)
 
         try:
-            question = comparison(given, evolved)
+            question = converse(f"{self.name}/equal", first=given, second=evolved)
             verdict = await generate(question, role="judge", temperature=0.0, max_tokens=self.max_tokens)
             if parse_choice(verdict.text, ("equal", "not equal")) == "equal":
                 return Discarded(child, Drop("evol_instruct:no_gain", {"verdict": verdict.text}))
@@ -146,15 +139,6 @@ def evolution(
         label=None,
         meta={name: value for name, value in parent.meta.items() if name not in ("instruction", "input")},
     )
-
-
-def comparison(first: str, second: str) -> Messages:
-    """Asks whether two instructions are equal, after two comparisons that the judge seems to have made already."""
-    examples = (
-        (*user(render("evol_instruct/equal", first=one, second=other)), *assistant(f"Verdict: {verdict}"))
-        for one, other, verdict in COMPARED
-    )
-    return (*chain.from_iterable(examples), *user(render("evol_instruct/equal", first=first, second=second)))
 
 
 def flaw_of_instruction(evolved: str, given: str, asked: str, *, cut: bool) -> Drop | None:

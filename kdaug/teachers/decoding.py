@@ -50,7 +50,7 @@ class Row:
             max((len(s.encode()) for s in self.asked.sampling.stop), default=0) + 8
         )  # a few that are halves of a letter
 
-    def take(self, token: int, ends: frozenset[int], text_of: Callable[[list[int]], str]) -> None:
+    def take(self, token: int, ends: Sequence[int], text_of: Callable[[list[int]], str]) -> None:
         self.ids.append(token)
         stop = self.asked.sampling.stop
         tail = text_of(self.ids[-self.window :]) if stop else ""
@@ -63,7 +63,7 @@ class Row:
 def decode(
     model: Any,  # of transformers, whose types are not followed
     asked: Sequence[Asked],
-    ends: frozenset[int],
+    ends: Sequence[int],
     text_of: Callable[[list[int]], str],
     given_up: Callable[[], bool],
 ) -> list[Row]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdaug.batcher import Batcher
+from kdaug.chat import Chat, split_thought
 from kdaug.device import computes_in_half, pick_device, quiet, threads
 from kdaug.errors import ConfigError, ContextTooLong, TeacherUnavailable, require, shorten
 from kdaug.models import find_model, locate_model
 from kdaug.record import Messages
 from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
-from kdaug.teachers import chat_template
 from kdaug.teachers.decoding import Asked, Row, decode, join, score
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -27,15 +26,11 @@ CORES = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model with its tokenizer; `ends` are the tokens that end its turn, `context` what it can see at once."""
+    """A model with its chat; `context`: how many tokens it can see at once."""
 
     model: Any  # of transformers, whose types are not followed
-    tokenizer: Any
-    ends: frozenset[int]
+    chat: Chat
     context: int
-
-    def text_of(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +94,7 @@ class Local:
         if how.schema is not None or request.tools:
             what = "a schema" if how.schema is not None else "tools"
             raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
-        ids = chat_template.encode(loaded.tokenizer, chat_template.render(loaded.tokenizer, request.messages, ask=True))
+        ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
         row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
         return self._completion(row)
@@ -107,7 +102,7 @@ class Local:
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
         """The model's view of an answer: its tokens and the end of its turn, each given all before it."""
         loaded = self._ready()
-        ids, start = chat_template.encode_answer(loaded.tokenizer, loaded.ends, prompt, completion)
+        ids, start = loaded.chat.score(prompt, completion)
         self._check_length(len(ids), 0, None)
         return await self._scores(Scored(ids, start, top_k))
 
@@ -137,9 +132,9 @@ class Local:
 
     def _completion(self, row: Row) -> Completion:
         loaded, ids, asked = self._ready(), row.ids, row.asked
-        text = loaded.text_of(ids[:-1] if ids[-1] in loaded.ends else ids)
+        text = loaded.chat.decode(ids[:-1] if ids[-1] in loaded.chat.ends else ids)
         cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
-        reasoning, answer = chat_template.split_thought(text[: min(cuts)] if cuts else text)
+        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text)
         return Completion(
             answer,
             finish_reason=row.finish or "other",
@@ -151,7 +146,7 @@ class Local:
     async def _answer(self, asked: list[Asked]) -> list[Row]:
         loaded = self._ready()
         rows: list[Row] = await self._in_thread(
-            lambda: decode(loaded.model, asked, loaded.ends, loaded.text_of, self._closed.is_set)
+            lambda: decode(loaded.model, asked, loaded.chat.ends, loaded.chat.decode, self._closed.is_set)
         )
         return rows
 
@@ -181,25 +176,17 @@ class Local:
 
     def _load(self) -> Loaded:
         from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         path, device = find_model(self.model).path, pick_device(self.device)
         dtype = self.dtype if self.dtype != "auto" else "bfloat16" if computes_in_half(device) else "float32"
         try:
             with quiet():
-                tokenizer = AutoTokenizer.from_pretrained(path)
+                chat = Chat.load(path)
                 model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
         except (OSError, ValueError, KeyError, ImportError, SafetensorError) as e:
             raise ConfigError(f"{path} cannot be loaded: {shorten(str(e), 300)}") from e
-        chat_template.check_template(tokenizer, self.name)
-        return Loaded(model, tokenizer, _ends(model, tokenizer), _context(model, tokenizer))
-
-
-def _ends(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a turn: Llama 3, for one, names two in its generation config."""
-    more = model.generation_config.eos_token_id
-    ends = [tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])]
-    return frozenset(e for e in ends if e is not None)
+        return Loaded(model, chat, _context(model, chat.tokenizer))
 
 
 def _context(model: Any, tokenizer: Any) -> int:

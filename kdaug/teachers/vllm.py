@@ -17,6 +17,7 @@ from multiprocessing import active_children, current_process, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdaug.chat import Chat, split_thought
 from kdaug.device import computes_in_half
 from kdaug.errors import (
     BadRequest,
@@ -29,7 +30,6 @@ from kdaug.errors import (
 from kdaug.models import find_model, locate_model
 from kdaug.record import Json, Messages
 from kdaug.teacher import Completion, FinishReason, Request, Sampling, TokenLogprobs, Usage
-from kdaug.teachers import chat_template
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -71,7 +71,7 @@ class VLLM:
         self.name = f"vllm:{locate_model(model).name}"
         self._engine: Any = None  # vLLM's AsyncLLM, whose types are not followed
         self._guard: subprocess.Popen[bytes] | None = None
-        self._tokenizer: Any = None
+        self._chat: Chat | None = None
         self._numbers = count()
 
     def __repr__(self) -> str:
@@ -82,9 +82,9 @@ class VLLM:
         """Starts the engine, which takes from half a minute to minutes. Raises ConfigError where it cannot start."""
         if self._engine is None:
             self._engine = await asyncio.to_thread(self._start)
-            self._tokenizer = self._engine.get_tokenizer()
+            generation = self._engine.model_config.try_get_generation_config()
             try:
-                chat_template.check_template(self._tokenizer, self.name)
+                self._chat = Chat.of(self.name, self._engine.get_tokenizer(), generation.get("eos_token_id"))
             except ConfigError:
                 await self.aclose()
                 raise
@@ -92,8 +92,8 @@ class VLLM:
     async def generate(self, request: Request) -> Completion:
         if request.tools:
             raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
-        engine, how = self._ready(), request.sampling
-        ids = chat_template.encode(self._tokenizer, chat_template.render(self._tokenizer, request.messages, ask=True))
+        (engine, chat), how = self._ready(), request.sampling
+        ids = chat.ask(request.messages)
         context = engine.model_config.max_model_len
         if len(ids) + how.max_tokens > context:
             text = f"{len(ids)} tokens and max_tokens={how.max_tokens} are more than the context of {context}"
@@ -102,7 +102,7 @@ class VLLM:
         (reply,) = out.outputs
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
-        reasoning, answer = chat_template.split_thought(reply.text)
+        reasoning, answer = split_thought(reply.text)
         return Completion(
             answer,
             finish_reason=FINISH.get(reply.finish_reason, "other"),
@@ -115,9 +115,8 @@ class VLLM:
         """The model's view of an answer: its tokens and the end of its turn, each given all before it."""
         from vllm import SamplingParams
 
-        engine = self._ready()
-        ends = frozenset({self._tokenizer.eos_token_id})
-        ids, start = chat_template.encode_answer(self._tokenizer, ends, prompt, completion)
+        engine, chat = self._ready()
+        ids, start = chat.score(prompt, completion)
         if len(ids) >= (context := engine.model_config.max_model_len):  # vLLM always makes one token more
             raise ContextTooLong(f"{len(ids)} tokens are more than the context of {context}", teacher=self.name)
         out = await self._ask(ids, SamplingParams(max_tokens=1, prompt_logprobs=top_k, detokenize=False), None)
@@ -138,10 +137,10 @@ class VLLM:
                 self._guard.kill()
                 self._guard.communicate()
 
-    def _ready(self) -> Any:
-        if self._engine is None:
+    def _ready(self) -> tuple[Any, Chat]:
+        if self._engine is None or self._chat is None:
             raise TeacherUnavailable(f"{self.name} is not open", teacher=self.name)
-        return self._engine
+        return self._engine, self._chat
 
     async def _ask(self, ids: list[int], parameters: Any, request: Request | None) -> Any:
         """The final output of one request; what goes wrong, as one of our errors."""
@@ -151,7 +150,8 @@ class VLLM:
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
-        stream = self._ready().generate(TokensPrompt(prompt_token_ids=ids), parameters, f"kdaug-{next(self._numbers)}")
+        engine, _ = self._ready()
+        stream = engine.generate(TokensPrompt(prompt_token_ids=ids), parameters, f"kdaug-{next(self._numbers)}")
         try:
             async with contextlib.aclosing(stream):
                 async for out in stream:

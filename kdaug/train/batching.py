@@ -9,25 +9,21 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import orjson
-
+from kdaug.chat import Chat, Spoken
 from kdaug.dataset import Dataset, Split
-from kdaug.errors import ConfigError, TrainError
-from kdaug.record import Message, Messages, Record
+from kdaug.errors import BadRequest, ConfigError, TrainError
+from kdaug.record import Messages, Record
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = -100  # the target of a position that is not trained: torch's own convention
 Trainable: TypeAlias = Literal["completion", "preference"]
-Render: TypeAlias = Callable[..., str]
 
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
@@ -50,6 +46,9 @@ class Document:
     @property
     def trained(self) -> int:
         return len(self.targets) - self.targets.count(IGNORE)
+
+
+_Cut: TypeAlias = tuple[Document, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,97 +77,6 @@ class Encoded:
         return hashlib.blake2b("\n".join(self.records).encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """A model's tokenizer with its chat template; `ends` are the tokens that end its turn."""
-
-    name: str
-    tokenizer: Any  # of transformers, whose types are not followed
-    ends: tuple[int, ...]
-
-    @classmethod
-    def of(cls, folder: Path) -> Chat:
-        """Raises TrainError where conversations cannot be told from text by this tokenizer."""
-        from transformers import AutoTokenizer, GenerationConfig
-
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not tokenizer.chat_template:
-            raise TrainError(f"{folder} has no chat template: put one into {folder / 'chat_template.jinja'}")
-        if not tokenizer.is_fast:
-            raise TrainError(f"{folder} has no tokenizer.json, so no character offsets: convert its tokenizer first")
-        ends = [tokenizer.eos_token_id]
-        if (folder / "generation_config.json").is_file():
-            more = GenerationConfig.from_pretrained(folder).eos_token_id
-            ends += more if isinstance(more, list) else [more]
-        known = tuple(dict.fromkeys(e for e in ends if e is not None))
-        if not known:
-            raise TrainError(f"{folder} has no end-of-text token: set eos_token in {folder / 'tokenizer_config.json'}")
-        return cls(str(folder), tokenizer, known)
-
-    @property
-    def pad(self) -> int:
-        """Padding is neither seen nor trained, so any token serves where the tokenizer names none."""
-        pad = self.tokenizer.pad_token_id
-        return self.ends[0] if pad is None else int(pad)
-
-    def render(self, messages: Messages, *, tools: Sequence[Any], ask: bool = False) -> str:
-        """The text of a conversation; with `ask`, up to where the model's answer begins."""
-        from jinja2 import TemplateError
-
-        plain = [_as_chat(m) for m in messages]
-        offered = list(tools) or None
-        try:
-            text = self.tokenizer.apply_chat_template(plain, tools=offered, tokenize=False, add_generation_prompt=ask)
-        except TemplateError as e:
-            raise TrainError(f"the chat template of {self.name} rejects a conversation: {e}") from e
-        return str(text)
-
-    def documents(self, conversations: Sequence[tuple[Record, Messages]], length: int) -> list[tuple[Document, bool]]:
-        """Each record's prompt with an answer, and whether it was cut to `length` tokens."""
-        rendered = [self._spans(record, answer) for record, answer in conversations]
-        encoded = self.tokenizer(
-            [text for text, _ in rendered],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        rows = zip(encoded["input_ids"], encoded["offset_mapping"], rendered, strict=True)
-        return [self._document(ids, offsets, spans, length) for ids, offsets, (_, spans) in rows]
-
-    def _spans(self, record: Record, answer: Messages) -> tuple[str, list[tuple[int, int]]]:
-        """The whole text, to be encoded as one, and the character range of each of the assistant's turns in the answer,
-        from where it begins to speak to the end of the turn."""
-        render = partial(self.render, tools=record.tools)
-        messages = record.prompt + answer
-        text, spans = render(messages), []
-        for i in range(len(record.prompt), len(messages)):
-            if messages[i].role != "assistant":
-                continue
-            start = _answer_start(text, messages[:i], render)
-            upto = text if i + 1 == len(messages) else render(messages[: i + 1])
-            if start is None or not text.startswith(upto):
-                raise TrainError(
-                    f"record {record.id}: the chat template of {self.name} rewrites a conversation when an answer "
-                    "follows, so the answer cannot be told apart: use a template that only appends"
-                )
-            # What a template writes after its end-of-turn token (a newline) is never generated.
-            spans.append((start, len(upto.rstrip())))
-        return text, spans
-
-    def _document(
-        self, ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]], length: int
-    ) -> tuple[Document, bool]:
-        trained = [end > start and any(a <= start < b for a, b in spans) for start, end in offsets]
-        last = max((i for i, wanted in enumerate(trained) if wanted), default=-1)
-        ids, trained = ids[: last + 1], trained[: last + 1]
-        if ids and ids[-1] not in self.ends and ids[-1] not in self.tokenizer.all_special_ids:
-            # The template ends a turn with nothing, but the model must learn to stop.
-            ids, trained = [*ids, self.ends[0]], [*trained, True]
-        kept = ids[:length]
-        follows = [t if wanted else IGNORE for t, wanted in zip(kept, trained, strict=False)]
-        return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
-
-
 def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "train") -> Encoded:
     """The one way from records to documents, for training and for evaluation.
 
@@ -184,9 +92,9 @@ def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "
     dropped: list[str] = []
     teachers: dict[str, None] = {}
     for block in _blocks(_of_kind(data, kind, split), 1000):
-        sides = [chat.documents([(r, r.completion or ()) for r in block], length)]
+        sides = [_documents(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
-            sides.append(chat.documents([(r, r.rejected or ()) for r in block], length))
+            sides.append(_documents(chat, block, [r.rejected or () for r in block], length))
         for record, *answers in zip(block, *sides, strict=True):
             if any(cut for _, cut in answers):
                 truncated.append(record.id)
@@ -258,36 +166,23 @@ def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
     return Batch(ids, positions, targets, owner)
 
 
-def _answer_start(text: str, before: Messages, render: Render) -> int | None:
-    """Where in `text` the answer to `before` begins; None where the template rewrote what came before.
-
-    Some templates open the answer with more when they ask for one (an empty thought); what both share is the prompt.
-    """
-    asked = render(before, ask=True)
-    if text.startswith(asked):
-        return len(asked)
-    plain = render(before)
-    if not (text.startswith(plain) and asked.startswith(plain)):
-        return None
-    return next((i for i, (a, b) in enumerate(zip(text, asked, strict=False)) if a != b), len(text))
+def _documents(chat: Chat, records: Sequence[Record], answers: Sequence[Messages], length: int) -> list[_Cut]:
+    """Each record's prompt with an answer, and whether it was cut to `length` tokens."""
+    spoken = [_speak(chat, record, answer) for record, answer in zip(records, answers, strict=True)]
+    return [_document(ids, said, length) for ids, said in chat.encode(spoken)]
 
 
-def _as_chat(message: Message) -> dict[str, Any]:
-    """A message as chat templates expect it: a call's arguments as an object where they are JSON."""
-    plain: dict[str, Any] = message.to_json()
-    if message.tool_calls:
-        plain["tool_calls"] = [
-            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": _arguments(c.arguments)}}
-            for c in message.tool_calls
-        ]
-    return plain
-
-
-def _arguments(text: str) -> Any:
+def _speak(chat: Chat, record: Record, answer: Messages) -> Spoken:
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return text
+        return chat.speak(record.prompt, answer, record.tools)
+    except BadRequest as e:
+        raise TrainError(f"record {record.id}: {e}") from e
+
+
+def _document(ids: list[int], said: list[bool], length: int) -> _Cut:
+    kept = ids[:length]
+    follows = [t if mine else IGNORE for t, mine in zip(kept, said, strict=False)]
+    return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
 
 
 def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:

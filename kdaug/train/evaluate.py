@@ -8,9 +8,10 @@ from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
-from kdaug.train.batching import Batch, Chat, Document, collate, encode
+from kdaug.train.batching import Batch, Document, collate, encode
 from kdaug.train.losses import CHUNK, forward_kl, widen
 from kdaug.train.student import Student, load, locate
 
@@ -49,7 +50,7 @@ def evaluate(
     for wrong data.
     """
     place, source = pick_device(device), locate(model)
-    chat = Chat.of(source)
+    chat = Chat.load(source)
     other = None if teacher is None else locate(teacher)
     if other is not None:
         same_vocabulary(chat, other)

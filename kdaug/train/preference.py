@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Chat, Document, Encoded, encode
+from kdaug.train.batching import Document, Encoded, encode
 from kdaug.train.loop import OnStep, check_settings, train
 from kdaug.train.losses import dpo, dpo_margin
 from kdaug.train.student import Folder, Student, load, locate, replacing
@@ -54,7 +55,7 @@ class DPO:
         """
         check_settings(self)
         device, source = pick_device(self.device), locate(student)
-        chat = Chat.of(source)
+        chat = Chat.load(source)
         encoded = encode(data, "preference", chat, self.length)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Chat, Document, collate, encode
+from kdaug.train.batching import Document, collate, encode
 from kdaug.train.loop import OnStep, check_settings, train
 from kdaug.train.student import Folder, Student, load, locate
 
@@ -52,7 +53,7 @@ class SFT:
         """
         check_settings(self)
         device, source = pick_device(self.device), locate(student)
-        chat = Chat.of(source)
+        chat = Chat.load(source)
         encoded = encode(data, "completion", chat, self.length)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kdaug.chat import Chat
 from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
-from kdaug.train.batching import IGNORE, Batch, Chat, Document, Encoded, collate, pack
+from kdaug.train.batching import IGNORE, Batch, Document, Encoded, collate, pack
 from kdaug.train.losses import linear_logprobs, widen
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 
+from kdaug.chat import split_thought
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
 from kdaug.record import assistant, system, user
 from kdaug.teacher import Completion, Request, Sampling, ScoringTeacher, TokenLogprobs
-from kdaug.teachers.chat_template import split_thought
 from kdaug.teachers.decoding import Sampler, shared_prefix
 from kdaug.teachers.local import Local
 
@@ -173,7 +173,7 @@ def test_scores_agree_with_transformers(local: Local) -> None:
     prompt = system("Be brief.") + user("What is the capital of Italy?")
     answer = assistant("It is Rome, of course.")
     assert local._loaded is not None
-    model, tokenizer = local._loaded.model, local._loaded.tokenizer
+    model, tokenizer = local._loaded.model, local._loaded.chat.tokenizer
     plain = [m.to_json() for m in prompt]
     before = tokenizer.apply_chat_template(plain, add_generation_prompt=True, return_dict=False)
     after = tokenizer("It is Rome, of course.<|im_end|>")["input_ids"]
@@ -317,6 +317,7 @@ def test_a_model_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) 
 
 
 def test_broken_weights_are_one_line(tiny: Path, tmp_path: Path) -> None:
+    (tiny / "chat_template.jinja").write_text("{{ messages }}")
     (tiny / "model.safetensors").write_bytes((tiny / "model.safetensors").read_bytes()[:50])
     with pytest.raises(ConfigError, match="cannot be loaded") as caught:
         run(Local(str(tiny)).open(tmp_path))

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from kdaug.chat import Chat
 from kdaug.errors import ConfigError, TrainError
 from kdaug.models import find_model
 from kdaug.record import Message, Record, ToolCall, assistant, system, user
-from kdaug.train.batching import IGNORE, Chat, collate, encode, pack
+from kdaug.train.batching import IGNORE, collate, encode, pack
 from kdaug.train.student import load
 
 QUESTION = Record(prompt=system("Be brief.") + user("What is the sea?"), completion=assistant("Water."))
@@ -31,7 +32,7 @@ def seen_text(chat: Chat, record: Record) -> str:
 
 
 def test_the_answer_and_its_end_are_trained_and_the_prompt_is_seen(tiny: Path) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     assert trained_text(chat, QUESTION) == "Water.<|im_end|>"
     assert seen_text(chat, QUESTION) == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhat is the sea?<|im_end|>\n"
@@ -40,7 +41,7 @@ def test_the_answer_and_its_end_are_trained_and_the_prompt_is_seen(tiny: Path) -
 
 
 def test_each_target_is_the_token_that_follows(tiny: Path) -> None:
-    ((document,),) = encode([QUESTION], "completion", Chat.of(tiny), 512).documents
+    ((document,),) = encode([QUESTION], "completion", Chat.load(tiny), 512).documents
     for t, target in enumerate(document.targets):
         assert target in (IGNORE, *document.ids[t + 1 : t + 2])
     assert document.targets[-1] == IGNORE
@@ -49,7 +50,7 @@ def test_each_target_is_the_token_that_follows(tiny: Path) -> None:
 @pytest.mark.parametrize("text", ["  leading and trailing space  ", "\n\nnew lines\n", "été 海 🌊", "<|im_end|>"])
 def test_any_text_is_trained_as_it_is(tiny: Path, text: str) -> None:
     record = replace(QUESTION, completion=assistant(text))
-    assert trained_text(Chat.of(tiny), record) == text + "<|im_end|>"
+    assert trained_text(Chat.load(tiny), record) == text + "<|im_end|>"
 
 
 def test_of_a_conversation_with_tools_only_what_the_assistant_says_is_trained(tiny: Path) -> None:
@@ -59,8 +60,8 @@ def test_of_a_conversation_with_tools_only_what_the_assistant_says_is_trained(ti
         Message("assistant", "Water."),
     )
     record = replace(QUESTION, completion=turns)
-    assert trained_text(Chat.of(tiny), record) == "I look it up.<|im_end|>Water.<|im_end|>"
-    assert "sea: water" in seen_text(Chat.of(tiny), record)
+    assert trained_text(Chat.load(tiny), record) == "I look it up.<|im_end|>Water.<|im_end|>"
+    assert "sea: water" in seen_text(Chat.load(tiny), record)
 
 
 def chat_with(make_tokenizer: Callable[..., Any], template: str) -> Chat:
@@ -99,21 +100,21 @@ def test_a_tokenizer_without_a_template_or_an_end_is_refused(
     tmp_path: Path, make_tokenizer: Callable[..., Any]
 ) -> None:
     make_tokenizer(None).save_pretrained(tmp_path / "bare")
-    with pytest.raises(TrainError, match=r"no chat template: put one into .*chat_template\.jinja"):
-        Chat.of(tmp_path / "bare")
+    with pytest.raises(ConfigError, match=r"no chat template: .* put a template into its chat_template\.jinja"):
+        Chat.load(tmp_path / "bare")
     make_tokenizer(unk_token="<|im_start|>").save_pretrained(tmp_path / "endless")
-    with pytest.raises(TrainError, match="set eos_token"):
-        Chat.of(tmp_path / "endless")
+    with pytest.raises(ConfigError, match="set eos_token"):
+        Chat.load(tmp_path / "endless")
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path, make_tokenizer: Callable[..., Any]) -> None:
     make_tokenizer(eos_token="<|im_end|>").save_pretrained(tmp_path)
-    chat = Chat.of(tmp_path)
+    chat = Chat.load(tmp_path)
     assert chat.pad == chat.tokenizer.eos_token_id
 
 
 def test_what_is_cut_and_what_is_left_out_is_named(tiny: Path) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     long = replace(QUESTION, completion=assistant("word " * 200))
     no_room = replace(QUESTION, prompt=user("question " * 200))
     encoded = encode([QUESTION, long, no_room], "completion", chat, 100)
@@ -125,7 +126,7 @@ def test_what_is_cut_and_what_is_left_out_is_named(tiny: Path) -> None:
 
 def test_nothing_to_train_is_an_error(tiny: Path) -> None:
     with pytest.raises(TrainError, match="no token would be trained: all 1 answers are cut off at 8 tokens"):
-        encode([QUESTION], "completion", Chat.of(tiny), 8)
+        encode([QUESTION], "completion", Chat.load(tiny), 8)
 
 
 def test_everything_trained_is_an_error(make_tokenizer: Callable[..., Any]) -> None:
@@ -147,16 +148,16 @@ def test_everything_trained_is_an_error(make_tokenizer: Callable[..., Any]) -> N
 )
 def test_data_of_another_kind_is_an_error_with_the_way_out(tiny: Path, record: Any, kind: Any, hint: str) -> None:
     with pytest.raises(ConfigError, match=hint):
-        encode([record], kind, Chat.of(tiny), 512)
+        encode([record], kind, Chat.load(tiny), 512)
 
 
 def test_no_records_is_an_error(tiny: Path) -> None:
     with pytest.raises(ConfigError, match="there are no records"):
-        encode([], "completion", Chat.of(tiny), 512)
+        encode([], "completion", Chat.load(tiny), 512)
 
 
 def test_pairs_are_two_documents_of_one_prompt(tiny: Path, pairs: list[Record]) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     encoded = encode(pairs, "preference", chat, 512)
     for chosen, rejected in encoded.documents:
         assert "far away" in chat.tokenizer.decode(list(chosen.ids))
@@ -174,7 +175,7 @@ def test_packing_holds_every_document_once_in_full_rows() -> None:
 
 
 def test_packed_documents_are_computed_as_if_alone(tiny: Path, answers: list[Record]) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     documents = [d for (d,) in encode(answers, "completion", chat, 512).documents]
     student = load(tiny, chat, "cpu")
     assert student.packs
@@ -184,7 +185,7 @@ def test_packed_documents_are_computed_as_if_alone(tiny: Path, answers: list[Rec
 
 
 def test_padding_and_neighbours_change_nothing(tiny: Path, answers: list[Record]) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     first, second, third = (d for (d,) in encode(answers[:3], "completion", chat, 512).documents)
     student = load(tiny, chat, "cpu")
     alone, _ = student.logprobs(collate([[first]], chat.pad))
@@ -193,7 +194,7 @@ def test_padding_and_neighbours_change_nothing(tiny: Path, answers: list[Record]
 
 
 def test_half_precision_is_near_and_its_sums_stay_float32(tiny: Path, answers: list[Record]) -> None:
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     documents = [d for (d,) in encode(answers, "completion", chat, 512).documents]
     student = load(tiny, chat, "cpu")
     half = replace(student, half=True).sums(documents, 512)
@@ -204,7 +205,7 @@ def test_half_precision_is_near_and_its_sums_stay_float32(tiny: Path, answers: l
 
 
 def test_a_model_that_mixes_packed_documents_gets_one_a_row(tiny: Path, answers: list[Record]) -> None:
-    student = replace(load(tiny, Chat.of(tiny), "cpu"), packs=False)
+    student = replace(load(tiny, Chat.load(tiny), "cpu"), packs=False)
     assert student.plan([5, 6, 7], 512) == [[0], [1], [2]]
 
 
@@ -217,11 +218,11 @@ def test_a_model_that_changes_its_logits_is_refused(
     capped = Gemma2Config(vocab_size=330, num_hidden_layers=2, head_dim=8, final_logit_softcapping=0.5, **sizes)
     Gemma2ForCausalLM(capped).save_pretrained(tmp_path)
     with pytest.raises(TrainError, match="linear head"):
-        load(tmp_path, Chat.of(tiny), "cpu")
+        load(tmp_path, Chat.load(tiny), "cpu")
 
 
 @pytest.mark.slow
 def test_the_shipped_student_is_trained_on_answers_and_their_end() -> None:
-    chat = Chat.of(Path(find_model().path))
+    chat = Chat.load(Path(find_model().path))
     assert trained_text(chat, QUESTION) == "Water.<|im_end|>"
     assert seen_text(chat, QUESTION).endswith("<|im_start|>assistant\nWater.<|im_end|>")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdaug.chat import Chat
 from kdaug.errors import ConfigError
 from kdaug.record import Record, assistant, user
-from kdaug.train.batching import IGNORE, Chat, encode
+from kdaug.train.batching import IGNORE, encode
 from kdaug.train.evaluate import evaluate
 
 
@@ -28,7 +29,7 @@ def test_it_agrees_with_the_plain_computation(
 
     other = make_model(tmp_path / "teacher", seed=1, layers=3)
     found = evaluate(tiny, answers, teacher=other, length=256)
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     student, teacher = (AutoModelForCausalLM.from_pretrained(m) for m in (tiny, other))
     nll, kl, same, count = 0.0, 0.0, 0, 0
     for (d,) in encode(answers, "completion", chat, 256).documents:

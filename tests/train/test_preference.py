@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from kdaug.chat import Chat
 from kdaug.errors import ConfigError
 from kdaug.models import find_model
 from kdaug.record import Record
-from kdaug.train.batching import Chat, encode
+from kdaug.train.batching import encode
 from kdaug.train.loop import Step
 from kdaug.train.preference import DPO
 from kdaug.train.student import load
@@ -33,7 +34,7 @@ def test_it_starts_at_ln_2_and_moves_the_margin_up(tiny: Path, pairs: list[Recor
     assert last["accuracy"] == 1
     assert last["chosen"] > last["rejected"]
     # The same from outside: the trained model against the student that it came from.
-    chat = Chat.of(tiny)
+    chat = Chat.load(tiny)
     chosen, rejected = zip(*encode(pairs, "preference", chat, 256).documents, strict=True)
     new, old = load(out, chat, "cpu"), load(tiny, chat, "cpu")
     gained = [(new.sums(side, 256) - old.sums(side, 256)).mean().item() for side in (chosen, rejected)]

@@ -1,0 +1,195 @@
+"""A model's own chat: from a conversation to the tokens that it continues, is scored by or is trained on, and back.
+
+Teachers and trainer share it, so a student is trained on exactly the tokens that it will be asked with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kdaug.errors import BadRequest, ConfigError
+from kdaug.record import Json, Message, Messages
+
+# Qwen3, DeepSeek-R1 and others; the opening tag may be part of the prompt.
+THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """The whole text of a conversation, to be encoded as one, and the character range of each of the assistant's turns
+    in its answer: from where it begins to speak to the end of the turn."""
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A model's tokenizer with its chat template; `ends` are the tokens that end its turn."""
+
+    name: str
+    tokenizer: Any  # of transformers, whose types are not followed
+    ends: tuple[int, ...]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Chat:
+        """The chat of a model's folder. Raises ConfigError as `of` does."""
+        from transformers import AutoTokenizer, GenerationConfig
+
+        more = None
+        if (Path(folder) / "generation_config.json").is_file():
+            more = GenerationConfig.from_pretrained(folder).eos_token_id
+        return cls.of(str(folder), AutoTokenizer.from_pretrained(folder), more)
+
+    @classmethod
+    def of(cls, name: str, tokenizer: Any, more_ends: int | list[int] | None = None) -> Chat:
+        """`more_ends`: those that the generation config names besides the tokenizer's own (Llama 3 names two).
+
+        Raises ConfigError for a model that knows no conversations, or no end of them.
+        """
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(
+                f"{name} has no chat template: it is no chat model; use its instruct version, or put a template into "
+                "its chat_template.jinja"
+            )
+        if not tokenizer.is_fast:
+            raise ConfigError(f"{name} has no tokenizer.json, so no character offsets: convert its tokenizer first")
+        ends = [tokenizer.eos_token_id, *(more_ends if isinstance(more_ends, list) else [more_ends])]
+        known = tuple(dict.fromkeys(end for end in ends if end is not None))
+        if not known:
+            raise ConfigError(f"{name} has no end-of-text token: set eos_token in its tokenizer_config.json")
+        return cls(name, tokenizer, known)
+
+    @property
+    def pad(self) -> int:
+        """Padding is neither seen nor trained, so any token serves where the tokenizer names none."""
+        pad = self.tokenizer.pad_token_id
+        return self.ends[0] if pad is None else int(pad)
+
+    def render(self, messages: Messages, *, tools: Sequence[Json] = (), ask: bool = False) -> str:
+        """The text of a conversation; with `ask`, up to where the model's answer begins.
+
+        Raises BadRequest where the template rejects it (a system message, two turns of one role).
+        """
+        from jinja2 import TemplateError
+
+        plain, offered = [_plain(m) for m in messages], list(tools) or None
+        try:
+            text = self.tokenizer.apply_chat_template(plain, tools=offered, tokenize=False, add_generation_prompt=ask)
+        except TemplateError as e:
+            raise BadRequest(f"the chat template of {self.name} rejects this conversation: {e}") from e
+        return str(text)
+
+    def ask(self, messages: Messages) -> list[int]:
+        """The token ids that the model continues with its answer; the template has written every special token."""
+        ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of what the model wrote, without special tokens."""
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def speak(self, prompt: Messages, answer: Messages, tools: Sequence[Json] = ()) -> Spoken:
+        """A conversation and its answer as the model saw such text in training.
+
+        Raises BadRequest where the template rejects it, or rewrites it when an answer follows.
+        """
+        render = partial(self.render, tools=tools)
+        messages = prompt + answer
+        text, spans = render(messages), []
+        for i in range(len(prompt), len(messages)):
+            if messages[i].role != "assistant":
+                continue
+            start = _answer_start(text, render(messages[:i]), render(messages[:i], ask=True))
+            upto = text if i + 1 == len(messages) else render(messages[: i + 1])
+            if start is None or not text.startswith(upto):
+                raise BadRequest(
+                    f"the chat template of {self.name} rewrites a conversation when an answer follows, so the answer "
+                    "cannot be told apart: use a template that only appends"
+                )
+            # What a template writes after its end-of-turn token (a newline) is never generated.
+            spans.append((start, len(upto.rstrip())))
+        return Spoken(text, spans)
+
+    def encode(self, spoken: Sequence[Spoken]) -> list[tuple[list[int], list[bool]]]:
+        """Each one's token ids up to the end of its answer, and which of them the assistant says in it."""
+        encoded = self.tokenizer(
+            [s.text for s in spoken],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        rows = zip(encoded["input_ids"], encoded["offset_mapping"], spoken, strict=True)
+        return [self._marked(ids, offsets, s.spans) for ids, offsets, s in rows]
+
+    def score(self, prompt: Messages, answer: Messages) -> tuple[list[int], int]:
+        """The token ids of a conversation up to the end of the answer's turn, and the first that belongs to the answer.
+
+        Raises BadRequest for an answer that is not one message of the assistant, or that the template changes.
+        """
+        if len(answer) != 1 or answer[0].role != "assistant":
+            raise BadRequest("only one message of the assistant can be scored")
+        spoken = self.speak(prompt, answer)
+        if answer[0].content not in spoken.text[spoken.spans[0][0] :]:
+            raise BadRequest(f"the chat template of {self.name} rewrites the answer, so it cannot be scored as it is")
+        ((ids, said),) = self.encode([spoken])
+        if True not in said:
+            raise BadRequest("the answer is empty")
+        return ids, said.index(True)
+
+    def _marked(
+        self, ids: list[int], offsets: list[tuple[int, int]], spans: list[tuple[int, int]]
+    ) -> tuple[list[int], list[bool]]:
+        said = [end > start and any(a <= start < b for a, b in spans) for start, end in offsets]
+        last = max((i for i, mine in enumerate(said) if mine), default=-1)
+        ids, said = ids[: last + 1], said[: last + 1]
+        if ids and ids[-1] not in self.ends and ids[-1] not in self.tokenizer.all_special_ids:
+            # The template ends a turn with nothing, but the model must stop.
+            ids, said = [*ids, self.ends[0]], [*said, True]
+        return ids, said
+
+
+def split_thought(text: str) -> tuple[str, str]:
+    """(reasoning, answer): what a model wrote between its think tags, and the rest."""
+    if found := THOUGHT.match(text):
+        return found[1].strip(), text[found.end() :]
+    if text.lstrip().startswith("<think>"):  # cut off while it thought
+        return text.lstrip().removeprefix("<think>").strip(), ""
+    return "", text
+
+
+def _answer_start(text: str, before: str, asked: str) -> int | None:
+    """Where in `text` the answer to `before` begins; None where the template rewrote what came before.
+
+    Some templates open the answer with more when they ask for one (an empty thought); what both share is the prompt.
+    """
+    if text.startswith(asked):
+        return len(asked)
+    if not (text.startswith(before) and asked.startswith(before)):
+        return None
+    return next((i for i, (a, b) in enumerate(zip(text, asked, strict=False)) if a != b), len(text))
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """A message as chat templates expect it: a call's arguments as an object where they are JSON."""
+    plain: dict[str, Any] = message.to_json()
+    if message.tool_calls:
+        plain["tool_calls"] = [
+            {"id": c.id, "type": "function", "function": {"name": c.name, "arguments": _arguments(c.arguments)}}
+            for c in message.tool_calls
+        ]
+    return plain
+
+
+def _arguments(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text
