@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
@@ -29,6 +29,7 @@ from kdaug.teacher import (
     Teacher,
     TokenLogprobs,
     as_messages,
+    as_schema,
 )
 
 Replies = dict[str, Completion | TeacherError]
@@ -152,14 +153,14 @@ class Scope:
         prompt: str | Sequence[Message],
         *,
         role: str = "teacher",
-        schema: Json = None,
+        schema: Any = None,  # Any: see as_schema
         tools: Sequence[Json] = (),
         logprobs: int = 0,
         **sampling: Unpack[SamplingArgs],
     ) -> Completion:
         if "stop" in sampling:
             sampling["stop"] = tuple(sampling["stop"])
-        how = Sampling(schema=schema, logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
+        how = Sampling(schema=as_schema(schema), logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
         request = Request(as_messages(prompt), how, tuple(tools))
         digest = request.digest(self._calls.teacher(role).name)
         occurrence = self._seen[digest]  # taken before the first await

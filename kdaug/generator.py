@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
-from typing import Protocol, Unpack
+from typing import Any, Protocol, Unpack
 
 from kdaug.record import Discarded, Json, Message, Record
 from kdaug.teacher import Completion, SamplingArgs, TokenLogprobs
 
 
 class Generate(Protocol):
-    """The ability to ask a model, handed to every generator and gate.
+    """The ability to ask a model, handed to every generator and gate. `schema`: what `teacher.as_schema` takes.
 
     Raises a `TeacherError` when no answer can be had; let it pass: the engine makes it a drop or ends the run.
     """
@@ -21,7 +21,7 @@ class Generate(Protocol):
         prompt: str | Sequence[Message],
         *,
         role: str = "teacher",
-        schema: Json = None,
+        schema: Any = None,  # Any: see as_schema
         tools: Sequence[Json] = (),
         logprobs: int = 0,
         **sampling: Unpack[SamplingArgs],

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import orjson
 
+from kdaug.errors import ConfigError
 from kdaug.record import Json, Message, Messages, ToolCall
 
 if TYPE_CHECKING:
     import numpy as np
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
+# {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
+Schema: TypeAlias = dict[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How to sample one completion. `logprobs`: how many alternatives a token to return (0: none).
 
-    `schema` constrains the reply: a JSON schema, a regular expression or a list of choices, e.g. `{"choice": [...]}`.
+    `schema` constrains the reply, in the form that `as_schema` gives.
     """
 
     temperature: float = 1.0
@@ -33,7 +36,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     seed: int | None = None
     logprobs: int = 0
-    schema: Json = None
+    schema: Schema | None = None
 
 
 class SamplingArgs(TypedDict, total=False):
@@ -48,15 +51,24 @@ class SamplingArgs(TypedDict, total=False):
     seed: int | None
 
 
+async def _free(request: Request) -> None:
+    """Nobody counts what this request costs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a teacher is asked. `nonce` tells apart equal requests of one run (a teacher may seed its sampling by it);
-    it is no part of what is asked, so not of the digest either."""
+    """What a teacher is asked.
+
+    Two fields are no part of what is asked, so not of the digest either: `nonce` tells apart equal requests of one run
+    (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made of
+    it, before he does: it reserves what that may cost, and raises BudgetExceeded.
+    """
 
     messages: Messages
     sampling: Sampling = Sampling()
     tools: tuple[Json, ...] = ()
     nonce: int = field(default=0, compare=False)
+    again: Callable[[Request], Awaitable[None]] = field(default=_free, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}
@@ -141,3 +153,29 @@ class ScoringTeacher(Protocol):
 
 def as_messages(prompt: str | Sequence[Message]) -> Messages:
     return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+
+
+def as_schema(given: Any) -> Schema | None:  # Any: also a class of pydantic, which is not imported
+    """What a reply is constrained to, in one form: from a pydantic model (the class), a JSON schema, `{"json": …}`,
+    `{"regex": "…"}`, `{"choice": […]}`, or a list of choices. Raises ConfigError for anything else."""
+    if given is None:
+        return None
+    if hasattr(given, "model_json_schema"):
+        return {"json": given.model_json_schema()}
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        given = {"choice": list(given)}
+    if not isinstance(given, dict):
+        raise ConfigError(
+            f"schema={given!r}: give a pydantic model, a JSON schema, {{'regex': …}} or a list of choices"
+        )
+    if len(given) != 1 or given.keys().isdisjoint(("json", "regex", "choice")):
+        return {"json": given}
+    ((kind, value),) = given.items()
+    fits = {"json": isinstance(value, dict), "regex": isinstance(value, str), "choice": _is_choice(value)}
+    if not fits[kind]:
+        raise ConfigError(f"schema={given!r}: a JSON schema is an object, a regex a string, a choice a list of strings")
+    return given
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(choice, str) for choice in value)

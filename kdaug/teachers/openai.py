@@ -20,7 +20,7 @@ import orjson
 
 from kdaug.errors import AccessDenied, BadRequest, ConfigError, TeacherError, TeacherTimeout, shorten
 from kdaug.record import Json, Message
-from kdaug.teacher import Completion, Request
+from kdaug.teacher import Completion, Request, Schema
 from kdaug.teachers.chat_api import failure_of, failure_of_reply, read_completion, whole_body
 
 if TYPE_CHECKING:
@@ -235,10 +235,10 @@ def _plain(message: Message) -> dict[str, Json]:
     return plain
 
 
-def _response_format(schema: Json) -> Json:
-    if not isinstance(schema, dict) or schema.keys() & {"choice", "regex"}:
+def _response_format(schema: Schema) -> Json:
+    if "json" not in schema:
         raise BadRequest("this API takes a JSON schema only, no regular expression and no choice")
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema.get("json", schema)}}
+    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema["json"]}}
 
 
 def _ca_bundle() -> ssl.SSLContext | bool:

@@ -28,8 +28,8 @@ from kdaug.errors import (
     shorten,
 )
 from kdaug.models import find_model, locate_model
-from kdaug.record import Json, Messages
-from kdaug.teacher import Completion, FinishReason, Request, Sampling, TokenLogprobs, Usage
+from kdaug.record import Messages
+from kdaug.teacher import Completion, FinishReason, Request, Sampling, Schema, TokenLogprobs, Usage
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -213,16 +213,10 @@ def _parameters(how: Sampling, seed: int | None) -> Any:
     )
 
 
-def _structure(schema: Json) -> Any:
-    """`{"choice": […]}`, `{"regex": "…"}`, `{"json": …}`, or a JSON schema as it is."""
+def _structure(schema: Schema) -> Any:
     from vllm.exceptions import VLLMError
     from vllm.sampling_params import StructuredOutputsParams
 
-    if not isinstance(schema, dict):
-        raise BadRequest(f"a schema is a JSON schema, {{'regex': …}} or {{'choice': […]}}, not {schema!r}")
-    kind = next(iter(schema), "")
-    if len(schema) != 1 or kind not in ("choice", "regex", "json"):
-        schema = {"json": schema}
     try:
         return StructuredOutputsParams(**schema)
     except (VLLMError, ValueError) as e:

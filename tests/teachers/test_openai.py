@@ -105,7 +105,7 @@ def test_the_request_holds_what_was_asked_and_no_more(server: FakeOpenAI) -> Non
         "temperature": 0.5,
         "top_p": 1.0,
     }
-    full = Sampling(stop=("END",), presence_penalty=0.5, frequency_penalty=-0.5, schema={"type": "object"})
+    full = Sampling(stop=("END",), presence_penalty=0.5, frequency_penalty=-0.5, schema={"json": {"type": "object"}})
     answer(OpenAI("fake-model", base_url=server.url, send_seed=True), Request(user("Hi."), full, nonce=99))
     body = sent(server)
     assert (body["stop"], body["presence_penalty"], body["frequency_penalty"], body["seed"]) == (["END"], 0.5, -0.5, 99)

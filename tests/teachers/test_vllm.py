@@ -86,20 +86,17 @@ def test_a_stop_string_ends_the_reply_and_is_cut_off(vllm: VLLM) -> None:
 @pytest.mark.slow
 def test_a_schema_binds_the_reply(vllm: VLLM) -> None:
     person = {"type": "object", "properties": {"name": {"enum": ["Ann", "Bob"]}}, "required": ["name"]}
-    choice, regex, plain, wrapped, wrong, none = together(
+    choice, regex, who, wrong = together(
         vllm,
         ask("Is the sky blue?", schema={"choice": ["maybe", "never"]}),
         ask("Which year was it?", schema={"regex": "[0-9]{4}"}),
-        ask("Who is it?", schema=person),
         ask("Who is it?", schema={"json": person}),
         ask("x", schema={"regex": "[("}),
-        ask("x", schema="anything"),
     )
     assert choice.text in ("maybe", "never") and choice.finish_reason == "stop"
     assert len(regex.text) == 4 and regex.text.isdigit()
-    for reply in (plain, wrapped):
-        assert orjson.loads(reply.text)["name"] in ("Ann", "Bob")
-    assert isinstance(wrong, BadRequest) and isinstance(none, BadRequest)
+    assert orjson.loads(who.text)["name"] in ("Ann", "Bob")
+    assert isinstance(wrong, BadRequest)
     assert "Paris" in together(vllm, ask("What is the capital of France?"))[0].text  # the engine lives on
 
 
