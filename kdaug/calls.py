@@ -16,6 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Unpack
 
+from kdaug.budget import Account, Budget
 from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
 from kdaug.journal import Journal
@@ -58,6 +59,7 @@ class Calls:
     journal: Journal
     state: Path
     over: asyncio.Event
+    budget: Budget | None = None
     stats: CallStats = field(default_factory=CallStats)
 
     def __post_init__(self) -> None:
@@ -80,19 +82,46 @@ class Calls:
         """
         teacher = self.teacher(role)
         async with self._slot(teacher):
-            reply: Completion | TeacherError
-            try:
-                reply = replace(await teacher.generate(request), teacher=teacher.name, key=key)
+            reply = await self._answer(teacher, request, self._account(stage, job, teacher))
+            if isinstance(reply, Completion):
+                reply = replace(reply, teacher=teacher.name, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
                 self.stats.completion_tokens += reply.usage.completion_tokens
-            except TeacherError as e:
-                if e.fatal:
-                    raise
+            else:
                 self.stats.failed += 1
-                reply = e
             await self.journal.add_reply(stage, job, key, role, teacher.name, request, reply)
             self.stats.calls += 1
         return reply
+
+    async def _answer(self, teacher: Teacher, request: Request, account: Account | None) -> Completion | TeacherError:
+        """What the teacher says, every attempt of it within the budget."""
+        if account is not None:
+            await self._reserve(account, request)
+
+            async def again(request: Request, failed: TeacherError | None = None) -> None:
+                if failed is not None:
+                    account.failed(failed, last=False)
+                await self._reserve(account, request)
+
+            request = replace(request, again=again)
+        try:
+            reply = await teacher.generate(request)
+        except TeacherError as e:
+            if account is not None:
+                account.failed(e, last=not e.fatal)
+            if e.fatal:
+                raise
+            return e
+        if account is not None:
+            account.answered(reply)
+        return reply
+
+    async def _reserve(self, account: Account, request: Request) -> None:
+        if not await account.reserve(request):
+            raise Closing
+
+    def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
+        return None if self.budget is None else self.budget.account(stage, job, teacher.name)
 
     async def score(
         self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
@@ -105,6 +134,8 @@ class Calls:
 
     async def aclose(self) -> None:
         """Waits for the calls in flight, then closes the teachers that were opened."""
+        if self.budget is not None:
+            self.budget.close()
         await self._quiet.wait()
         for teacher in {id(t): t for t in self.teachers.values()}.values():
             opening = self._opening.get(id(teacher))

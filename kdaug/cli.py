@@ -125,8 +125,17 @@ def _recipe_options(sub: argparse.ArgumentParser) -> None:
         "--templates", type=Path, metavar="DIR", help="your own templates; they go before the shipped ones"
     )
     sub.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field: rouge.threshold=0.8")
+    sub.add_argument("--price", action="append", default=[], metavar="MODEL=IN,OUT", help="USD per million tokens")
     for role in ("teacher", "student", "judge"):
         sub.add_argument(f"--{role}", metavar="KIND:MODEL", help=f"the {role}, such as openai:gpt-x?concurrency=64")
+
+
+def _seconds(text: str) -> float:
+    number, unit = text.rstrip("smh"), text[len(text.rstrip("smh")) :]
+    try:
+        return float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 30m or 2h") from None
 
 
 def _add_run(commands: Any) -> None:
@@ -140,6 +149,10 @@ def _add_run(commands: Any) -> None:
     _recipe_options(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--max-jobs", type=int, metavar="N", help="draws from the source at most")
+    sub.add_argument("--max-cost", type=float, metavar="USD", help="spend at most this, resumed parts together")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="prompt and completion tokens at most")
+    sub.add_argument("--max-calls", type=int, metavar="N", help="requests at most, repeated ones too")
+    sub.add_argument("--max-time", type=_seconds, metavar="2h", help="no new call after 90s, 30m, 2h")
     sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
     sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
@@ -168,12 +181,15 @@ def _run(given: argparse.Namespace) -> int:
 def _recipe(given: argparse.Namespace) -> tuple[Recipe, dict[str, Teacher]]:
     """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier."""
     from kdaug import prompts, recipes
+    from kdaug.prices import parse_price
     from kdaug.read import read
 
     file = recipes.load(given.recipe)
-    for name, value in (("target", given.target), ("holdout", given.holdout)):
-        if value is not None:
+    for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
+        if (value := getattr(given, name, None)) is not None:
             file.values[name] = value
+    for model, price in map(parse_price, given.price):
+        file.values.setdefault("prices", {})[model] = {"input": price.input, "output": price.output}
     max_jobs = getattr(given, "preview", None) or getattr(given, "max_jobs", None)
     if max_jobs is not None:
         file.values["max_jobs"] = max_jobs

@@ -18,8 +18,9 @@ from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
+from kdaug.budget import Budget
 from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
-from kdaug.errors import KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.errors import BudgetExceeded, KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Journal, Kept
@@ -51,7 +52,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """`by`: source, target, max_jobs, interrupted or failed."""
+    """`by`: source, target, interrupted, failed, or the cap that was reached (max_jobs, max_cost, …)."""
 
     by: str
     error: BaseException | None = None
@@ -73,6 +74,7 @@ class Stats:
     stages: list[StageStats]
     calls: CallStats
     target: int | None = None
+    budget: Budget | None = None
 
 
 @dataclass
@@ -130,15 +132,18 @@ class Engine:
         seed: int = 0,
         target: int | None = None,
         max_jobs: int | None = None,
+        max_time: float | None = None,
         max_failure_rate: float = 0.2,
+        budget: Budget | None = None,
     ) -> None:
         self._source, self._journal = source.start(held_out), journal
-        self._seed, self._target, self._max_jobs, self._max_failures = seed, target, max_jobs, max_failure_rate
+        self._seed, self._target, self._max_failures = seed, target, max_failure_rate
+        self._max_jobs, self._max_time = max_jobs, max_time
         self._over = asyncio.Event()
         self._draws = Random()
-        self._calls = Calls(teachers, journal, state, self._over)
+        self._calls = Calls(teachers, journal, state, self._over, budget)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
-        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target)
+        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
@@ -159,6 +164,8 @@ class Engine:
                     for line in self._lines
                     for hand in (self._feed, self._settle)
                 ]
+                if self._max_time is not None:
+                    asyncio.get_running_loop().call_later(self._max_time, self.halt, "max_time")
                 await self._over.wait()
                 for task in hands:
                     task.cancel()
@@ -330,6 +337,9 @@ class Engine:
                 return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
             return _Outcome([await child for child in one_by_one], failed)
         except Closing:
+            return None
+        except BudgetExceeded as e:
+            self.halt(e.cap)
             return None
         except KdaugError as e:
             self.halt("failed", e)

@@ -128,9 +128,13 @@ class ParseError(KdaugError):
 
 
 class BudgetExceeded(KdaugError):
-    """A cap was reached."""
+    """A cap was reached: `cap` is its name, such as `max_cost`."""
 
     exit_code = 3
+
+    def __init__(self, message: str, cap: str) -> None:
+        super().__init__(message)
+        self.cap = cap
 
 
 class TermsError(KdaugError):

@@ -22,7 +22,7 @@ from kdaug.errors import ConfigError, JournalError, TeacherError
 from kdaug.record import Drop, Json, Record, ToolCall
 from kdaug.teacher import Completion, Request, Usage
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
@@ -31,6 +31,9 @@ CREATE TABLE IF NOT EXISTS replies (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS replies_by_job ON replies (stage, job);
 CREATE TABLE IF NOT EXISTS seeds (id TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS reservations (
+    id INTEGER PRIMARY KEY, stage INTEGER NOT NULL, job INTEGER NOT NULL, teacher TEXT NOT NULL,
+    calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, dropped BLOB NOT NULL);
 """
 # A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
@@ -72,9 +75,24 @@ class Call:
     reply: Completion | TeacherError
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one stage asked of one teacher. `unclear_…`: tokens at most of attempts that may have been billed too."""
+
+    stage: int
+    teacher: str
+    calls: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    unclear_prompt_tokens: int
+    unclear_completion_tokens: int
+
+
 Row = tuple[str, tuple[object, ...]]
 ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
+RESERVE = "INSERT INTO reservations VALUES (?, ?, ?, ?, 1, ?, ?)"
 ADD_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -156,6 +174,26 @@ class Journal:
             for d in commit.dropped
         ]
         self._add((ADD_COMMIT, (stage << STAGE_BITS | job, orjson.dumps(kept), orjson.dumps(dropped))), None)
+
+    async def reserve(
+        self, id: int, stage: int, job: int, teacher: str, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """Returns when it is durable that an attempt at a call may cost so much."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((RESERVE, (id, stage, job, teacher, prompt_tokens, completion_tokens)), durable)
+        await durable
+
+    def settle(self, id: int, *, calls: bool, billed: bool) -> None:
+        """What stays of a reservation: the attempt where no reply counts it, its tokens where it may have been billed.
+
+        Added before the reply that settles it, and so written in the same transaction or an earlier one.
+        """
+        if not billed and not calls:
+            self._add(("DELETE FROM reservations WHERE id = ?", (id,)), None)
+        elif not billed:
+            self._add(("UPDATE reservations SET prompt_tokens = 0, completion_tokens = 0 WHERE id = ?", (id,)), None)
+        elif not calls:
+            self._add(("UPDATE reservations SET calls = 0 WHERE id = ?", (id,)), None)
 
     async def drained(self) -> None:
         """Returns when all that was added so far is durable."""
@@ -280,14 +318,28 @@ class Journal:
         )
         return jobs, kept or 0, dict(reasons)
 
-    def usage(self) -> dict[str, dict[str, int]]:
-        """Calls and tokens by teacher; `failed` are the calls that were given up."""
+    def usage(self) -> list[Used]:
+        """What was asked and answered, by stage and teacher."""
         rows = self._select(
-            "SELECT teacher, count(*), sum(failed), sum(prompt_tokens), sum(completion_tokens) FROM replies "
-            "GROUP BY teacher ORDER BY teacher"
+            "SELECT stage, teacher, sum(calls), sum(failed), sum(p), sum(c), sum(unclear_p), sum(unclear_c) FROM ("
+            " SELECT stage, teacher, 1 AS calls, failed, prompt_tokens AS p, completion_tokens AS c,"
+            " 0 AS unclear_p, 0 AS unclear_c FROM replies UNION ALL"
+            " SELECT stage, teacher, 0, 0, 0, 0, prompt_tokens, completion_tokens FROM reservations)"
+            " GROUP BY stage, teacher ORDER BY stage, teacher"
         )
-        names = ("calls", "failed", "prompt_tokens", "completion_tokens")
-        return {teacher: dict(zip(names, counts, strict=True)) for teacher, *counts in rows}
+        return [Used(*row) for row in rows]
+
+    def spending(self) -> list[tuple[str, int, int, int]]:
+        """(teacher, requests sent, prompt tokens, completion tokens), what is reserved or unclear in full."""
+        return self._select(
+            "SELECT teacher, sum(calls), sum(prompt_tokens), sum(completion_tokens) FROM ("
+            " SELECT teacher, 1 AS calls, prompt_tokens, completion_tokens FROM replies UNION ALL"
+            " SELECT teacher, calls, prompt_tokens, completion_tokens FROM reservations) GROUP BY teacher"
+        )
+
+    def next_reservation(self) -> int:
+        [(newest,)] = self._select("SELECT max(id) FROM reservations")
+        return (newest or 0) + 1
 
     def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
         at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS

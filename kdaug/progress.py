@@ -142,7 +142,7 @@ class _View:
         goal = f"/{self._stats.target}" if self._stats.target else ""
         return (
             f"kept {last.kept}{goal} · dropped {reasons(dropped)} · in flight {self._stats.calls.in_flight} · "
-            f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s · {self.eta()}"
+            f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s{self._spent()} · {self.eta()}"
         )
 
     def lines(self) -> list[str]:
@@ -158,9 +158,12 @@ class _View:
             )
         rows.append(
             f"  in flight {self._stats.calls.in_flight} · {self._stats.calls.calls:,} calls ({calls:,.1f}/s) · "
-            f"{tokens:,.0f} tokens/s · {self.eta()}"
+            f"{tokens:,.0f} tokens/s{self._spent()} · {self.eta()}"
         )
         return rows
+
+    def _spent(self) -> str:
+        return "" if self._stats.budget is None else f" · {self._stats.budget.status()}"
 
 
 def reasons(dropped: Counter[str], most: int = 4) -> str:

@@ -20,6 +20,7 @@ import yaml
 from kdaug import prompts
 from kdaug.engine import Stage
 from kdaug.errors import ConfigError
+from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.record import Record
 from kdaug.source import Each, GrowingPool, Source
@@ -50,7 +51,8 @@ TEACHERS = {
     "fake": "kdaug.teachers.fake:Fake",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}
-FIELDS = ("description", "seeds", "source", "target", "max_jobs", "seed", "holdout", "stages", "roles")
+CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
+FIELDS = ("description", "seeds", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "roles")
 ENTRY_POINTS = "kdaug.parts"
 
 
@@ -144,9 +146,10 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
         raise file.error("expected a list with at least one stage", "stages")
     plain: dict[str, Any] = {}
     hints = typing.get_type_hints(Recipe)
-    for key in ("target", "max_jobs", "seed", "holdout"):
+    for key in ("target", *CAPS, "seed", "holdout"):
         if file.values.get(key) is not None:
             plain[key] = _coerced(file, file.values[key], hints[key], key)
+    plain["prices"] = _prices(file)
     built = [_stage(file, stage, number) for number, stage in enumerate(stages)]
     source = _source(file, seeds)
     try:
@@ -187,6 +190,20 @@ def teacher(spec: str) -> Teacher:
 
         built = Retry(built)
     return built
+
+
+def _prices(file: RecipeFile) -> dict[str, Price]:
+    """`prices: {gpt-x: {input: 0.4, output: 1.6}}`, in US dollars per million tokens."""
+    written = file.values.get("prices") or {}
+    if not isinstance(written, dict):
+        raise file.error("expected a mapping from model to {input: …, output: …}", "prices")
+    found: dict[str, Price] = {}
+    for model, price in written.items():
+        if not isinstance(price, dict) or price.keys() != {"input", "output"}:
+            raise file.error("expected {input: …, output: …}, US dollars per million tokens", "prices", str(model))
+        figures = [_coerced(file, price[side], float, "prices", str(model), side) for side in ("input", "output")]
+        found[str(model)] = Price(*figures)
+    return found
 
 
 def _source(file: RecipeFile, seeds: Sequence[Record]) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import platform
@@ -19,11 +20,13 @@ from typing import Any
 
 import kdaug
 from kdaug import prompts
+from kdaug.budget import Budget
 from kdaug.dataset import Dataset, write_dataset, write_dropped
 from kdaug.dataset import Dropped as DroppedRow
 from kdaug.engine import Ending, Engine, resolve_windows
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.journal import Journal
+from kdaug.prices import Bill, dollars, prices_of
 from kdaug.progress import Log, reasons, watching
 from kdaug.recipe import Recipe, check_roles, differences, template_digests
 from kdaug.record import Record
@@ -106,6 +109,7 @@ class _Run:
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
         check_roles(recipe, teachers)
+        self._prices = prices_of(teachers.values(), recipe.prices)
 
     async def execute(self) -> Outcome:
         with prompts.overlay(self._recipe.templates):
@@ -146,7 +150,9 @@ class _Run:
             seed=recipe.seed,
             target=recipe.target,
             max_jobs=recipe.max_jobs,
+            max_time=recipe.max_time,
             max_failure_rate=recipe.max_failure_rate,
+            budget=Budget(recipe.caps, self._prices, journal) if recipe.caps else None,
         )
 
     def _make_folder(self) -> None:
@@ -209,22 +215,37 @@ class _Run:
         recipe = self._recipe
         description = recipe.describe()
         stages = [self._stage_facts(journal, index) for index in range(len(recipe.stages))]
+        kept = min(stages[-1]["kept"], recipe.target or stages[-1]["kept"])
+        bill = Bill(journal.usage(), self._prices, kept)
+        for index, stage in enumerate(stages):
+            stage["usage"] = bill.of_stage(index)
         return {
             "kdaug": kdaug.__version__,
             "command": self._command,
             "status": status,
             "ended_by": ended_by,
-            "recipe": {**description, "target": recipe.target, "max_jobs": recipe.max_jobs},
+            "recipe": {**description, "target": recipe.target, **_caps(recipe)},
             "fingerprint": recipe.fingerprint,
             "versions": _versions(),
             "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
             "stages": stages,
-            "kept": min(stages[-1]["kept"], recipe.target or stages[-1]["kept"]),
-            "usage": journal.usage(),
+            "kept": kept,
+            "usage": bill.by_teacher(),
+            "bill": bill.to_json(),
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
             "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},
         }
+
+    def _spent(self, bill: Mapping[str, Any]) -> str:
+        """What it cost, where anything was billed or might have been."""
+        unknown = sorted(name for name, price in self._prices.items() if price is None)
+        if unknown:
+            return f"cost: unknown (no price for {', '.join(unknown)}: give --price, or pip install 'kdaug[prices]')"
+        if not bill["cost"] and not bill["unclear"]:
+            return ""
+        unclear = f", and {dollars(bill['unclear'])} at most for calls that broke off" if bill["unclear"] else ""
+        return f"cost: {dollars(bill['cost'])}, {dollars(bill['per_kept'])} a kept record{unclear}"
 
     def _stage_facts(self, journal: Journal, index: int) -> dict[str, Any]:
         """From the journal, not from this process: a replay may end before it has met all that was decided once."""
@@ -241,18 +262,26 @@ class _Run:
         words = {
             "source": "every seed was used",
             "target": "the target was reached",
-            "max_jobs": "max_jobs was reached",
             "interrupted": "stopped by you; the same command goes on from here",
             "failed": "the same command goes on from here once the cause is gone",
         }
         if ending.error is not None:
             self.log.say(f"error: {ending.error}", show=False)
-        self.log.say(f"{facts['status']}: {words[ending.by]}")
+        reached = f"{ending.by} was reached; a higher one goes on from here"
+        self.log.say(f"{facts['status']}: {words.get(ending.by, reached)}")
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             self.log.say(f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}")
+        if spent := self._spent(facts["bill"]):
+            self.log.say(f"  {spent}")
         if self._command and facts["status"] in ("interrupted", "failed", "stopped"):
             self.log.say(f"  resume: {self._command}")
+
+
+def _caps(recipe: Recipe) -> dict[str, Any]:
+    """The caps that are set; `max_jobs` always."""
+    caps = {"max_jobs": recipe.max_jobs, **dataclasses.asdict(recipe.caps), "max_time": recipe.max_time}
+    return {name: value for name, value in caps.items() if value is not None or name == "max_jobs"}
 
 
 def _status(recipe: Recipe, ending: Ending, kept: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
+from kdaug.prices import Bill, Price, dollars
 from kdaug.record import Drop, Message, Record, text_of
 from kdaug.teacher import Completion
 
@@ -58,10 +59,13 @@ class Story:
             yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
-        for teacher, used in self._journal.usage().items():
-            failed = f" ({used['failed']} failed)" if used.get("failed") else ""
+        bill = Bill(self._journal.usage(), _prices(facts), facts["kept"])
+        for teacher, used in bill.by_teacher().items():
+            failed = f" ({used['failed']} failed)" if used["failed"] else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
-            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}"
+            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
+        if bill.cost:
+            yield f"cost: {dollars(bill.cost)}, {dollars(bill.per_kept)} a kept record"
         for kind, splits in facts.get("splits", {}).items():
             yield f"dataset: {kind}: " + ", ".join(f"{count} {split}" for split, count in splits.items())
 
@@ -149,6 +153,16 @@ class Story:
         row = next(d for d in commit.dropped if d.child == child and d.record is not None)
         assert row.record is not None
         return Found(row.record, stage, job, child, row.drop)
+
+
+def _prices(facts: dict[str, Any]) -> dict[str, Price | None]:
+    """Those that the run was told or had looked up when it ended last."""
+    known = facts.get("bill", {}).get("prices", {})
+    return {name: None if price is None else Price(**price) for name, price in known.items()}
+
+
+def _cost(cost: float | None) -> str:
+    return f", {dollars(cost)}" if cost != 0 else ""
 
 
 def _body(record: Record) -> Iterator[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import orjson
 
-from kdaug.errors import ConfigError
+from kdaug.errors import ConfigError, TeacherError
 from kdaug.record import Json, Message, Messages, ToolCall
 
 if TYPE_CHECKING:
@@ -51,8 +51,12 @@ class SamplingArgs(TypedDict, total=False):
     seed: int | None
 
 
-async def _free(request: Request) -> None:
+async def _uncounted(request: Request, failed: TeacherError | None = None) -> None:
     """Nobody counts what this request costs."""
+
+
+class Again(Protocol):
+    def __call__(self, request: Request, failed: TeacherError | None = None) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +65,15 @@ class Request:
 
     Two fields are no part of what is asked, so not of the digest either: `nonce` tells apart equal requests of one run
     (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made of
-    it, before he does: it reserves what that may cost, and raises BudgetExceeded.
+    it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
+    reply): it reserves what that may cost, and raises BudgetExceeded.
     """
 
     messages: Messages
     sampling: Sampling = Sampling()
     tools: tuple[Json, ...] = ()
     nonce: int = field(default=0, compare=False)
-    again: Callable[[Request], Awaitable[None]] = field(default=_free, compare=False, repr=False)
+    again: Again = field(default=_uncounted, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}

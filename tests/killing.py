@@ -70,6 +70,6 @@ def journalled(out: Path) -> int:
     except KdaugError:
         return 0
     try:
-        return sum(used["calls"] for used in journal.usage().values())
+        return sum(used.calls for used in journal.usage())
     finally:
         journal.close()

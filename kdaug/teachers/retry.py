@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TypeVar
@@ -21,6 +22,10 @@ LONGEST_WISH = 120.0  # seconds; a teacher that asks for a longer pause is asked
 # 500 requests a minute without Retry-After: 6 tries lose 37 % of the requests, 24 lose 0.02 %.
 RATE_LIMIT_FACTOR = 4
 FIRST_PATIENCE = 10.0  # seconds; a teacher that has never answered is more likely a wrong address than restarting
+
+
+async def _unpaid(failed: TeacherError) -> None:
+    """Scoring is not counted."""
 
 
 @dataclass(eq=False)
@@ -63,7 +68,7 @@ class Retry:
         await self.teacher.open(state)
 
     async def generate(self, request: Request) -> Completion:
-        return await self._persist(lambda: self.teacher.generate(request))
+        return await self._persist(lambda: self.teacher.generate(request), partial(request.again, request))
 
     async def flush(self) -> None:
         await self.teacher.flush()
@@ -76,7 +81,9 @@ class Retry:
         assert isinstance(scorer, ScoringTeacher)
         return await self._persist(lambda: scorer.logprobs(prompt, completion, top_k))
 
-    async def _persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
+    async def _persist(
+        self, call: Callable[[], Awaitable[Result]], again: Callable[[TeacherError], Awaitable[None]] = _unpaid
+    ) -> Result:
         failures, outage = 0, 0.0  # when the outage began
         while True:
             try:
@@ -91,6 +98,7 @@ class Retry:
                 self.waiting += 1
                 try:
                     await asyncio.sleep(pause)
+                    await again(e)
                 finally:
                     self.waiting -= 1
             else:
