@@ -154,6 +154,7 @@ def _add_run(commands: Any) -> None:
     sub.add_argument("--max-calls", type=int, metavar="N", help="requests at most, repeated ones too")
     sub.add_argument("--max-time", type=_seconds, metavar="2h", help="no new call after 90s, 30m, 2h")
     sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
+    sub.add_argument("--redo-failed", action="store_true", help="try what failed at a teacher again, at the end")
     sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
@@ -164,7 +165,8 @@ def _run(given: argparse.Namespace) -> int:
 
     recipe, teachers = _recipe(given)
     command = "kdaug " + shlex.join(sys.argv[1:])
-    outcome = execute(recipe, given.out, teachers, log=Log(quiet=given.quiet), command=command)
+    log = Log(quiet=given.quiet)
+    outcome = execute(recipe, given.out, teachers, log=log, command=command, redo_failed=given.redo_failed)
     if outcome.error is not None:
         _say(f"kdaug: {outcome.error}")
     if given.preview:

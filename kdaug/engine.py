@@ -23,7 +23,7 @@ from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
 from kdaug.errors import BudgetExceeded, KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
-from kdaug.journal import Commit, Dropped, Journal, Kept
+from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
 from kdaug.record import Discarded, Drop, Record
 from kdaug.source import Source
 from kdaug.teacher import Teacher
@@ -79,8 +79,11 @@ class Stats:
 
 @dataclass
 class _Job:
+    """`made`: what an earlier job made and a teacher's failure kept from its gates; then the generator is not asked."""
+
     number: int
     parents: tuple[Record, ...]
+    made: Record | None = None
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
     replies: Replies = field(default_factory=dict)
@@ -106,6 +109,11 @@ class _Line:
     decided: Iterator[Commit]
     committed: int
     asked: int
+    redone: dict[int, Failed]
+    failed: list[Failed] = field(default_factory=list)
+    drawn: int = 0
+    ended: bool = False
+    planned: bool = False
     jobs: asyncio.Queue[_Job | None] = field(default_factory=asyncio.Queue)
     returned: asyncio.Queue[list[Record]] = field(default_factory=asyncio.Queue)
     kept: asyncio.Queue[Record | None] = field(default_factory=asyncio.Queue)
@@ -135,10 +143,11 @@ class Engine:
         max_time: float | None = None,
         max_failure_rate: float = 0.2,
         budget: Budget | None = None,
+        redo_failed: bool = False,
     ) -> None:
         self._source, self._journal = source.start(held_out), journal
         self._seed, self._target, self._max_failures = seed, target, max_failure_rate
-        self._max_jobs, self._max_time = max_jobs, max_time
+        self._max_jobs, self._max_time, self._redo = max_jobs, max_time, redo_failed
         self._over = asyncio.Event()
         self._draws = Random()
         self._calls = Calls(teachers, journal, state, self._over, budget)
@@ -192,12 +201,10 @@ class Engine:
 
     def _line(self, index: int, stage: Stage, window: int, seeds: Sequence[Record]) -> _Line:
         gates = [gate.start(seeds) for gate in stage.gates]
-        decided, committed, asked = (
-            self._journal.commits(index),
-            self._journal.committed(index),
-            self._journal.asked(index),
-        )
-        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked)
+        journal = self._journal
+        decided, committed, asked = journal.commits(index), journal.committed(index), journal.asked(index)
+        redone = journal.redone(index)
+        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked, redone)
 
     async def _feed(self, line: _Line) -> None:
         number = 0
@@ -206,24 +213,52 @@ class Engine:
                 for record in await line.returned.get():
                     if line.index == 0:
                         self._source.accept(record)
-            parents = await self._draw(line, number)
-            if parents is None:
+            job = await self._draw(line, number)
+            if job is None and self._redo and not line.planned:
+                await self._plan_redoing(line, number)
+                job = await self._draw(line, number)
+            if job is None:
                 break
-            line.jobs.put_nowait(self._start(line, number, parents))
+            line.jobs.put_nowait(self._start(line, job))
             number += 1
         line.jobs.put_nowait(None)
 
-    async def _draw(self, line: _Line, number: int) -> tuple[Record, ...] | None:
+    async def _draw(self, line: _Line, number: int) -> _Job | None:
+        if (failed := line.redone.get(number)) is not None:
+            return self._again(line, number, failed)
+        if line.ended:
+            return None
         if line.index > 0:
             record = await self._lines[line.index - 1].kept.get()
-            return None if record is None else (record,)
-        if self._max_jobs is not None and number >= self._max_jobs:
-            self._capped = self._source.draw(self._draw_rng(number)) is not None
-            return None
-        return self._source.draw(self._draw_rng(number))
+            parents: tuple[Record, ...] | None = None if record is None else (record,)
+        else:
+            parents = self._source.draw(self._draw_rng(number))
+            if self._max_jobs is not None and line.drawn >= self._max_jobs:
+                self._capped, parents = parents is not None, None
+        line.ended = parents is None
+        line.drawn += 1
+        return None if parents is None else _Job(number, parents)
 
-    def _start(self, line: _Line, number: int, parents: tuple[Record, ...]) -> _Job:
-        job = _Job(number, parents)
+    async def _plan_redoing(self, line: _Line, number: int) -> None:
+        """At the end of a stage, once: what failed at a teacher is to be tried again, as jobs from `number` on."""
+        line.planned = True
+        # Of `number` jobs, the one that gave its place to the next has been heard of: these are all that are open.
+        settled = [await line.returned.get() for _ in range(min(number, line.window - 1))]
+        for records in settled:
+            line.returned.put_nowait(records)
+        known = set(line.redone.values())
+        if again := [failed for failed in line.failed if failed not in known]:
+            line.redone |= dict(enumerate(again, number))
+            await self._journal.set_redone(line.index, line.redone)
+
+    def _again(self, line: _Line, number: int, failed: Failed) -> _Job:
+        commit = self._journal.commit(line.index, failed.job)
+        row = next(d for d in commit.dropped if d.child == failed.child)
+        assert row.record is not None
+        return _Job(number, (row.record,), row.record if "gate" in row.drop.detail else None)
+
+    def _start(self, line: _Line, job: _Job) -> _Job:
+        number = job.number
         if number < line.committed:
             job.decided = next(line.decided)
             if self._reopened(job.decided):
@@ -255,7 +290,7 @@ class Engine:
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
                 self._watch(line, outcome)
-            self._count(line, commit)
+            self._count(line, job.number, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
                 self.halt("target")
             if self.halting:
@@ -305,10 +340,13 @@ class Engine:
         room = self._room(line, last)
         return commit if room is None else replace(commit, kept=commit.kept[:room])
 
-    def _count(self, line: _Line, commit: Commit) -> None:
+    def _count(self, line: _Line, number: int, commit: Commit) -> None:
         line.stats.jobs += 1
         line.stats.kept += len(commit.kept)
         line.stats.dropped.update(d.drop.reason for d in commit.dropped)
+        if self._redo:
+            failures = (d for d in commit.dropped if d.drop.reason.startswith("teacher:") and d.record is not None)
+            line.failed += (Failed(number, d.child) for d in failures)
 
     def _watch(self, line: _Line, outcome: _Outcome) -> None:
         """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records."""
@@ -346,6 +384,8 @@ class Engine:
             return None
 
     async def _generate(self, line: _Line, job: _Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
+        if job.made is not None:
+            return [job.made], False
         try:
             rng = self._rng(line.index, job.number)
             return await line.stage.generator(job.parents, self._scope(line, job), rng), False
@@ -375,7 +415,7 @@ class Engine:
         except TeacherError as e:
             if e.fatal:
                 raise
-            return Dropped(place, record, Drop(e.reason, {"error": str(e)}))
+            return Dropped(place, record, Drop(e.reason, {"gate": line.gates[len(prepared)].name, "error": str(e)}))
         return child, prepared
 
     async def _prepare_again(self, line: _Line, job: _Job, commit: Commit) -> _Outcome:

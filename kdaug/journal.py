@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 import kdaug.errors
-from kdaug.errors import ConfigError, JournalError, TeacherError
+from kdaug.errors import ConfigError, JournalError, TeacherError, snake_case
 from kdaug.record import Drop, Json, Record, ToolCall
 from kdaug.teacher import Completion, Request, Usage
 
@@ -56,6 +56,14 @@ class Dropped:
     child: int
     record: Record | None
     drop: Drop
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The place of a drop: job and child."""
+
+    job: int
+    child: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +214,13 @@ class Journal:
         with self._guarded("write"):
             self._writer.execute(ADD_META, (name, orjson.dumps(value).decode()))
 
+    async def set_redone(self, stage: int, redone: Mapping[int, Failed]) -> None:
+        """Returns when it is durable which jobs of the stage try again what failed where."""
+        rows = [[number, failed.job, failed.child] for number, failed in redone.items()]
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((ADD_META, (f"redone.{stage}", orjson.dumps(rows).decode())), durable)
+        await durable
+
     def set_seeds(self, seeds: Iterable[Record]) -> None:
         """Keeps the seeds with the run, so that a record's story goes back to them."""
         with self._guarded("write"):
@@ -257,6 +272,9 @@ class Journal:
         with self._guarded("read"):
             row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else orjson.loads(row[0])
+
+    def redone(self, stage: int) -> dict[int, Failed]:
+        return {number: Failed(job, child) for number, job, child in self.meta(f"redone.{stage}") or ()}
 
     def committed(self, stage: int) -> int:
         """How many jobs of the stage are decided: 0 … n-1."""
@@ -328,6 +346,14 @@ class Journal:
             " GROUP BY stage, teacher ORDER BY stage, teacher"
         )
         return [Used(*row) for row in rows]
+
+    def failures(self) -> dict[str, int]:
+        """The calls that were given up, by their cause."""
+        rows = self._select(
+            "SELECT json_extract(CAST(reply AS TEXT), '$.error') AS cause, count(*) FROM replies WHERE failed "
+            "GROUP BY cause ORDER BY count(*) DESC, cause"
+        )
+        return {snake_case(cause): count for cause, count in rows}
 
     def spending(self) -> list[tuple[str, int, int, int]]:
         """(teacher, requests sent, prompt tokens, completion tokens), what is reserved or unclear in full."""

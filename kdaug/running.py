@@ -62,15 +62,19 @@ def run(
     student: Teacher | None = None,
     judge: Teacher | None = None,
     quiet: bool = False,
+    redo_failed: bool = False,
     **roles: Teacher,
 ) -> Dataset:
     """Runs a recipe into the folder `out`, or goes on with the run that is there, and returns its dataset.
+
+    `redo_failed`: when a stage has no more to do, what failed at a teacher is tried again there, as new jobs.
 
     Raises ConfigError before any call; whatever stopped the run when it failed; KeyboardInterrupt after a clean stop
     by Ctrl-C. A target that was not met raises nothing: `Dataset` holds what there is, `run.json` says why.
     """
     named = {"teacher": teacher, "student": student, "judge": judge, **roles}
-    outcome = execute(recipe, Path(out), {r: t for r, t in named.items() if t is not None}, log=Log(quiet=quiet))
+    given = {r: t for r, t in named.items() if t is not None}
+    outcome = execute(recipe, Path(out), given, log=Log(quiet=quiet), redo_failed=redo_failed)
     if outcome.error is not None:
         raise outcome.error
     if outcome.facts["status"] == "interrupted":
@@ -78,20 +82,33 @@ def run(
     return outcome.dataset
 
 
-async def arun(recipe: Recipe, out: str | os.PathLike[str], *, quiet: bool = False, **roles: Teacher | None) -> Dataset:
+async def arun(
+    recipe: Recipe,
+    out: str | os.PathLike[str],
+    *,
+    quiet: bool = False,
+    redo_failed: bool = False,
+    **roles: Teacher | None,
+) -> Dataset:
     """`run` for a program that has an event loop of its own; signals are then the program's business."""
     teachers = {r: t for r, t in roles.items() if t is not None}
-    outcome = await _Run(recipe, Path(out), teachers, Log(quiet=quiet), "").execute()
+    outcome = await _Run(recipe, Path(out), teachers, Log(quiet=quiet), "", redo_failed).execute()
     if outcome.error is not None:
         raise outcome.error
     return outcome.dataset
 
 
 def execute(
-    recipe: Recipe, out: Path, teachers: Mapping[str, Teacher], *, log: Log | None = None, command: str = ""
+    recipe: Recipe,
+    out: Path,
+    teachers: Mapping[str, Teacher],
+    *,
+    log: Log | None = None,
+    command: str = "",
+    redo_failed: bool = False,
 ) -> Outcome:
     """`run` that tells how it ended instead of raising. Ctrl-C (or SIGTERM) stops it cleanly, a second one at once."""
-    this = _Run(recipe, out, teachers, log or Log(), command)
+    this = _Run(recipe, out, teachers, log or Log(), command, redo_failed)
 
     async def main() -> Outcome:
         with _signals(this):
@@ -103,8 +120,17 @@ def execute(
 class _Run:
     """One run of a recipe in a folder."""
 
-    def __init__(self, recipe: Recipe, out: Path, teachers: Mapping[str, Teacher], log: Log, command: str) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        teachers: Mapping[str, Teacher],
+        log: Log,
+        command: str,
+        redo_failed: bool,
+    ) -> None:
         self._recipe, self._out, self._teachers, self.log, self._command = recipe, out, teachers, log, command
+        self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
@@ -153,6 +179,7 @@ class _Run:
             max_time=recipe.max_time,
             max_failure_rate=recipe.max_failure_rate,
             budget=Budget(recipe.caps, self._prices, journal) if recipe.caps else None,
+            redo_failed=self._redo_failed,
         )
 
     def _make_folder(self) -> None:
@@ -232,6 +259,7 @@ class _Run:
             "kept": kept,
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
+            "failures": journal.failures(),
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
             "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},
@@ -272,10 +300,19 @@ class _Run:
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             self.log.say(f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}")
+        self.log.say(f"  {_asked(facts)}")
         if spent := self._spent(facts["bill"]):
             self.log.say(f"  {spent}")
         if self._command and facts["status"] in ("interrupted", "failed", "stopped"):
             self.log.say(f"  resume: {self._command}")
+
+
+def _asked(facts: Mapping[str, Any]) -> str:
+    """`calls: 2,000 asked, 1,997 answered, 3 failed (server_error 2, bad_request 1)`."""
+    asked = sum(used["calls"] for used in facts["usage"].values())
+    failed = Counter(facts["failures"])
+    causes = f", failed {reasons(failed, 20)}" if failed else ""
+    return f"calls: {asked:,} asked, {asked - failed.total():,} answered{causes}"
 
 
 def _caps(recipe: Recipe) -> dict[str, Any]:
