@@ -8,6 +8,7 @@ finds its asker again after a kill, and siblings with equal text never swap repl
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -47,6 +48,7 @@ class CallStats:
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by teacher: how many calls, and their time in all
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -82,7 +84,11 @@ class Calls:
         """
         teacher = self.teacher(role)
         async with self._slot(teacher):
+            started = time.perf_counter()
             reply = await self._answer(teacher, request, self._account(stage, job, teacher))
+            timed = self.stats.seconds.setdefault(teacher.name, [0, 0.0])
+            timed[0] += 1
+            timed[1] += time.perf_counter() - started
             if isinstance(reply, Completion):
                 reply = replace(reply, teacher=teacher.name, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens

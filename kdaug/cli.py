@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_run(commands)
     _add_check(commands)
+    _add_estimate(commands)
     _add_show(commands)
     _add_export(commands)
     _add_push(commands)
@@ -220,6 +221,30 @@ def _teachers(given: argparse.Namespace, file: Any) -> dict[str, Teacher]:
     specs.setdefault("teacher", "local")
     made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
     return {role: made[spec] for role, spec in specs.items()}
+
+
+def _add_estimate(commands: Any) -> None:
+    sub = _add(
+        commands,
+        "estimate",
+        _estimate,
+        "Run a recipe's first jobs, and say what calls, tokens, money and time all of it will take.",
+        "kdaug estimate self-instruct --seeds seeds.jsonl --target 1000 --teacher openai:gpt-4.1-mini --out runs/x",
+    )
+    _recipe_options(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder: it keeps the sample")
+    sub.add_argument("--sample", type=int, default=8, metavar="N", help="how many jobs to run (8)")
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    from kdaug.estimate import estimate
+    from kdaug.progress import Log
+
+    recipe, teachers = _recipe(given)
+    command = "kdaug " + shlex.join(sys.argv[1:])
+    for line in estimate(recipe, given.out, teachers, jobs=given.sample, command=command, log=Log(quiet=True)):
+        print(line)
+    return 0
 
 
 def _add_check(commands: Any) -> None:

@@ -97,6 +97,21 @@ class Used:
     unclear_completion_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobUse:
+    """What one decided job kept, and what it asked, by teacher."""
+
+    kept: int
+    used: Mapping[str, Asked]
+
+
 Row = tuple[str, tuple[object, ...]]
 ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
@@ -346,6 +361,17 @@ class Journal:
             " GROUP BY stage, teacher ORDER BY stage, teacher"
         )
         return [Used(*row) for row in rows]
+
+    def job_uses(self, stage: int) -> list[JobUse]:
+        """Of every job that the stage has decided, in order."""
+        asked: dict[int, dict[str, Asked]] = {}
+        for job, teacher, *counts in self._select(
+            "SELECT job, teacher, count(*), sum(prompt_tokens), sum(completion_tokens) FROM replies WHERE stage = ? "
+            "GROUP BY job, teacher",
+            stage,
+        ):
+            asked.setdefault(job, {})[teacher] = Asked(*counts)
+        return [JobUse(len(commit.kept), asked.get(job, {})) for job, commit in enumerate(self.commits(stage))]
 
     def failures(self) -> dict[str, int]:
         """The calls that were given up, by their cause."""

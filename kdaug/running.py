@@ -220,7 +220,9 @@ class _Run:
             counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
             write_dropped(self._out / "dropped.parquet", self._dropped(journal))
             self._seconds["dataset"] = round(time.perf_counter() - started, 3)
+            timed = self.engine.stats.calls.seconds
             facts |= {"splits": counts.splits, "left_out": counts.left_out, "seconds": self._seconds}
+            facts["seconds_a_call"] = {name: seconds / calls for name, (calls, seconds) in timed.items()}
         except KdaugError as e:
             error, facts["status"] = error or e, "failed"
         self._write_facts(facts)
