@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Used
@@ -47,14 +49,24 @@ def price_of(teacher: Teacher, given: Mapping[str, Price]) -> Price | None:
             return given[name]
     if kind in UNBILLED:
         return Price(0.0, 0.0, "no bill")
-    # The price is the endpoint's, not the model's: a table without this endpoint knows nothing of it.
-    found = _from_table(model, getattr(teacher, "base_url", None))
+    base_url = getattr(teacher, "base_url", None)
+    found = None if base_url and _is_near(base_url) else _from_table(model, base_url)
     if found is not None and kind == "batch":
         return Price(found.input * BATCH_FACTOR, found.output * BATCH_FACTOR, f"{found.source}, batch")
     return found
 
 
+def _is_near(base_url: str) -> bool:
+    """Whether an address is of this machine or network, which no table knows."""
+    host = urlsplit(base_url).hostname or ""
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return host == "localhost" or "." not in host
+
+
 def _from_table(model: str, base_url: str | None) -> Price | None:
+    """The price is the endpoint's, not the model's: a table without this endpoint knows nothing of it."""
     if find_spec("genai_prices") is None:
         return None
     from genai_prices import Usage, calc_price

@@ -90,8 +90,12 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        body = json.dumps({k: v for k, v in self.describe().items() if k != "name"}, sort_keys=True)
-        return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+        return fingerprint_of(self.describe())
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    body = json.dumps({k: v for k, v in description.items() if k != "name"}, sort_keys=True)
+    return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
 
 
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
@@ -119,10 +123,10 @@ def _describe(part: object) -> Any:
     if isinstance(part, Mapping):
         return {str(k): _describe(v) for k, v in part.items()}
     if isinstance(part, Sequence):
-        if part and all(isinstance(item, Record) for item in part):
-            ids = hashlib.blake2b("".join(r.id for r in part).encode(), digest_size=8).hexdigest()
-            return f"{len(part)} records {ids}"
-        return [_describe(item) for item in part]
+        items = [_describe(item) for item in part]  # one pass: records may be read anew at each
+        if part and isinstance(part[0], Record):
+            return f"{len(part)} records {hashlib.blake2b(''.join(items).encode(), digest_size=8).hexdigest()}"
+        return items
     if isinstance(part, (set, frozenset)):
         return sorted(_describe(item) for item in part)
     if isinstance(part, Path) or (callable(part) and hasattr(part, "__qualname__")):

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
@@ -26,9 +27,9 @@ from kdaug.dataset import Dropped as DroppedRow
 from kdaug.engine import Ending, Engine, resolve_windows
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.journal import Journal
-from kdaug.prices import Bill, dollars, prices_of
+from kdaug.prices import Bill, Price, dollars, prices_of
 from kdaug.progress import Log, reasons, watching
-from kdaug.recipe import Recipe, check_roles, differences, template_digests
+from kdaug.recipe import Recipe, check_roles, differences, fingerprint_of, template_digests
 from kdaug.record import Record
 from kdaug.source import hold_out
 from kdaug.teacher import Teacher
@@ -132,10 +133,15 @@ class _Run:
         self._recipe, self._out, self._teachers, self.log, self._command = recipe, out, teachers, log, command
         self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
+        self._description = recipe.describe()
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
         check_roles(recipe, teachers)
-        self._prices = prices_of(teachers.values(), recipe.prices)
+
+    @cached_property
+    def _prices(self) -> dict[str, Price | None]:
+        """Looked up when they are needed: the table takes 0.3 s to load."""
+        return prices_of(self._teachers.values(), self._recipe.prices)
 
     async def execute(self) -> Outcome:
         with prompts.overlay(self._recipe.templates):
@@ -145,7 +151,7 @@ class _Run:
                 self.log.path = self._out / "log.txt"
                 windows = self._settle_identity(journal)
                 self.engine = self._engine(journal, windows)
-                self._write_facts(self._facts(journal, "running", ""))
+                self._write_facts(self._identity("running", ""))
                 ending = await self._watch(self.engine)
                 return await asyncio.to_thread(self._finish, journal, ending)
             finally:
@@ -193,7 +199,7 @@ class _Run:
 
     def _settle_identity(self, journal: Journal) -> list[int]:
         """A folder belongs to one recipe; its windows stay what they were, as the draws of a pool depend on them."""
-        mine, known = self._recipe.describe(), journal.meta("recipe")
+        mine, known = self._description, journal.meta("recipe")
         if known is None:
             windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
             journal.set_meta("windows", list(windows))
@@ -213,8 +219,7 @@ class _Run:
     def _finish(self, journal: Journal, ending: Ending) -> Outcome:
         """Derives the dataset from the journal, also of a run that failed: what was paid for can be used."""
         assert self.engine is not None
-        status = _status(self._recipe, ending, self.engine.stats.stages[-1].kept)
-        facts = self._facts(journal, status, ending.by)
+        facts = self._facts(journal, ending)
         error, started = ending.error, time.perf_counter()
         try:
             counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
@@ -234,37 +239,44 @@ class _Run:
         return lambda: islice(journal.kept(last), self._recipe.target)
 
     def _dropped(self, journal: Journal) -> Iterator[DroppedRow]:
-        for index, stage in enumerate(self._recipe.stages):
+        for index in range(len(self._recipe.stages)):
             for job, commit in enumerate(journal.commits(index)):
                 for row in commit.dropped:
-                    name = f"{index}.{stage.generator.name}"
-                    yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
+                    yield DroppedRow(self._stage_name(index), job, row.record, row.drop.reason, row.drop.detail)
 
-    def _facts(self, journal: Journal, status: str, ended_by: str) -> dict[str, Any]:
-        recipe = self._recipe
-        description = recipe.describe()
-        stages = [self._stage_facts(journal, index) for index in range(len(recipe.stages))]
-        kept = min(stages[-1]["kept"], recipe.target or stages[-1]["kept"])
+    def _facts(self, journal: Journal, ending: Ending) -> dict[str, Any]:
+        """What can be said of the run at its end, for run.json, the card and the last lines."""
+        assert self.engine is not None
+        stages = [self._stage_facts(journal, index) for index in range(len(self._recipe.stages))]
+        kept = min(stages[-1]["kept"], self._recipe.target or stages[-1]["kept"])
         bill = Bill(journal.usage(), self._prices, kept)
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
-            "kdaug": kdaug.__version__,
-            "command": self._command,
-            "status": status,
-            "ended_by": ended_by,
-            "recipe": {**description, "target": recipe.target, **_caps(recipe)},
-            "fingerprint": recipe.fingerprint,
-            "versions": _versions(),
-            "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
+            **self._identity(_status(self._recipe, ending, self.engine.stats.stages[-1].kept), ending.by),
             "stages": stages,
             "kept": kept,
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
             "failures": journal.failures(),
+        }
+
+    def _identity(self, status: str, ended_by: str) -> dict[str, Any]:
+        """What is known before anything has run."""
+        recipe = self._recipe
+        return {
+            "kdaug": kdaug.__version__,
+            "command": self._command,
+            "status": status,
+            "ended_by": ended_by,
+            "recipe": {**self._description, "target": recipe.target, **_caps(recipe)},
+            "fingerprint": fingerprint_of(self._description),
+            "versions": _versions(),
+            "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
             "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},
+            "stages": [{"name": self._stage_name(index)} for index in range(len(recipe.stages))],
         }
 
     def _spent(self, bill: Mapping[str, Any]) -> str:
@@ -280,8 +292,10 @@ class _Run:
     def _stage_facts(self, journal: Journal, index: int) -> dict[str, Any]:
         """From the journal, not from this process: a replay may end before it has met all that was decided once."""
         jobs, kept, dropped = journal.tally(index)
-        name = f"{index}.{self._recipe.stages[index].generator.name}"
-        return {"name": name, "jobs": jobs, "kept": kept, "dropped": dropped}
+        return {"name": self._stage_name(index), "jobs": jobs, "kept": kept, "dropped": dropped}
+
+    def _stage_name(self, index: int) -> str:
+        return f"{index}.{self._recipe.stages[index].generator.name}"
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         draft = self._out / "run.json.tmp"

@@ -59,7 +59,7 @@ class Story:
             yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
-        bill = Bill(self._journal.usage(), _prices(facts), facts["kept"])
+        bill = Bill(self._journal.usage(), _prices(facts), min(kept, recipe["target"] or kept))
         for teacher, used in bill.by_teacher().items():
             failed = f" ({used['failed']} failed)" if used["failed"] else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
