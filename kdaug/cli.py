@@ -22,7 +22,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 3 stopped early and clean, 130 interrupted."""
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser(training="train" in words).parse_args(words)
     command: Command = given.command
     try:
         return command(given)
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(*, training: bool = True) -> argparse.ArgumentParser:
+    """`training`: with the options of the trainers, which take 0.1 s to look up."""
     top = argparse.ArgumentParser(
         "kdaug",
         description="From seed tasks and a teacher model to a dataset and a small student model.",
@@ -53,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     _add_show(commands)
     _add_export(commands)
     _add_push(commands)
-    _add_train(commands)
+    _add_train(commands, training)
     _add_prune(commands)
     _add_eval(commands)
     _add_doctor(commands)
@@ -349,12 +351,7 @@ def _push(given: argparse.Namespace) -> int:
 # -- the student ---------------------------------------------------------------------------------------------------
 
 
-def _add_train(commands: Any) -> None:
-    from dataclasses import MISSING, fields
-
-    from kdaug.train.preference import DPO
-    from kdaug.train.sft import SFT
-
+def _add_train(commands: Any, with_options: bool) -> None:
     train = _add(
         commands,
         "train",
@@ -362,6 +359,13 @@ def _add_train(commands: Any) -> None:
         "Train a student on a dataset.",
         "kdaug train sft --data runs/alpaca --student Qwen/Qwen3-0.6B --out models/alpaca",
     )
+    if not with_options:
+        return
+    from dataclasses import MISSING, fields
+
+    from kdaug.train.preference import DPO
+    from kdaug.train.sft import SFT
+
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),

@@ -162,12 +162,14 @@ class _Run:
         jobs = None if source.grows else min(len(source.seeds), self._recipe.max_jobs or len(source.seeds))
         started = time.perf_counter()
         async with watching(engine.stats, self.log, jobs=jobs):
+            loading = asyncio.create_task(_load_writers())
             try:
                 return await engine.run()
             except KdaugError as e:
                 return Ending("failed", e)
             finally:
                 self._seconds["run"] = round(time.perf_counter() - started, 3)
+                loading.cancel()
 
     def _engine(self, journal: Journal, windows: Sequence[int]) -> Engine:
         recipe = self._recipe
@@ -254,6 +256,7 @@ class _Run:
             stage["usage"] = bill.of_stage(index)
         return {
             **self._identity(_status(self._recipe, ending, self.engine.stats.stages[-1].kept), ending.by),
+            "versions": _versions(),
             "stages": stages,
             "kept": kept,
             "usage": bill.by_teacher(),
@@ -271,7 +274,6 @@ class _Run:
             "ended_by": ended_by,
             "recipe": {**self._description, "target": recipe.target, **_caps(recipe)},
             "fingerprint": fingerprint_of(self._description),
-            "versions": _versions(),
             "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
@@ -329,6 +331,19 @@ def _asked(facts: Mapping[str, Any]) -> str:
     failed = Counter(facts["failures"])
     causes = f", failed {reasons(failed, 20)}" if failed else ""
     return f"calls: {asked:,} asked, {asked - failed.total():,} answered{causes}"
+
+
+async def _load_writers() -> None:
+    """Loads what the dataset and its card will be written with while a teacher thinks: later nobody waits for it."""
+    await asyncio.sleep(0.2)  # the first calls are out by then
+    await asyncio.to_thread(_import_writers)
+
+
+def _import_writers() -> None:
+    import jinja2  # noqa: F401 - only loaded
+    import pyarrow.json
+    import pyarrow.parquet  # noqa: F401
+    import yaml  # noqa: F401
 
 
 def _caps(recipe: Recipe) -> dict[str, Any]:
