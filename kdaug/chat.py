@@ -5,10 +5,11 @@ Teachers and trainer share it, so a student is trained on exactly the tokens tha
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Spoken:
     spans: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chat:
     """A model's tokenizer with its chat template; `ends` are the tokens that end its turn."""
 
@@ -66,6 +67,12 @@ class Chat:
         if not known:
             raise ConfigError(f"{name} has no end-of-text token: set eos_token in its tokenizer_config.json")
         return cls(name, tokenizer, known)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the vocabulary: ids of two models mean the same where it is the same."""
+        entries = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.blake2b(orjson.dumps(entries), digest_size=8).hexdigest()
 
     @property
     def pad(self) -> int:

@@ -11,7 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ import orjson
 
 import kdaug.errors
 from kdaug.errors import ConfigError, JournalError, TeacherError, snake_case
+from kdaug.logprobs import Place, Shards
 from kdaug.record import Drop, Json, Record, ToolCall
-from kdaug.teacher import Completion, Request, Usage
+from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
 
 FORMAT = 2
 SCHEMA = """
@@ -129,6 +130,7 @@ class Journal:
         from filelock import FileLock, Timeout
 
         self.path = folder / "journal.sqlite"
+        self.logprobs = Shards(folder / "logprobs")
         self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._broken: JournalError | None = None
@@ -180,7 +182,7 @@ class Journal:
             role,
             teacher,
             orjson.dumps(request.to_json()),
-            orjson.dumps(_reply_to_json(reply)),
+            orjson.dumps(self._reply_to_json(reply)),
             isinstance(reply, TeacherError),
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -261,7 +263,7 @@ class Journal:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                await asyncio.to_thread(self._write, [row for row, _ in batch])
+                await asyncio.to_thread(self._write, [row for row, _ in batch], self.logprobs.take())
                 for _, durable in batch:
                     if durable is not None and not durable.done():
                         durable.set_result(None)
@@ -274,7 +276,9 @@ class Journal:
         finally:
             self._flusher = None
 
-    def _write(self, rows: list[Row]) -> None:
+    def _write(self, rows: list[Row], views: list[tuple[Place, TokenLogprobs]]) -> None:
+        if views:
+            self.logprobs.write(views)  # before the rows that speak of them
         with self._guarded("write"):
             self._writer.execute("BEGIN IMMEDIATE")
             for statement, values in rows:
@@ -316,7 +320,7 @@ class Journal:
     def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError]:
         """The replies that a job has so far, by key."""
         rows = self._select("SELECT key, teacher, reply FROM replies WHERE stage = ? AND job = ?", stage, job)
-        return {key: _reply_from_json(orjson.loads(reply), teacher, key) for key, teacher, reply in rows}
+        return {key: self._reply_from_json(reply, teacher, key) for key, teacher, reply in rows}
 
     def calls(self, stage: int, job: int) -> list[Call]:
         """The same with their requests, in the order in which they came in."""
@@ -326,7 +330,7 @@ class Journal:
             job,
         )
         return [
-            Call(key, role, teacher, orjson.loads(request), _reply_from_json(orjson.loads(reply), teacher, key))
+            Call(key, role, teacher, orjson.loads(request), self._reply_from_json(reply, teacher, key))
             for key, role, teacher, request, reply in rows
         ]
 
@@ -393,6 +397,35 @@ class Journal:
         [(newest,)] = self._select("SELECT max(id) FROM reservations")
         return (newest or 0) + 1
 
+    def _reply_to_json(self, reply: Completion | TeacherError) -> dict[str, Any]:
+        if isinstance(reply, TeacherError):
+            return {"error": type(reply).__name__, "message": str(reply)}
+        plain: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage}
+        if reply.reasoning:
+            plain["reasoning"] = reply.reasoning
+        if reply.tool_calls:
+            plain["tool_calls"] = reply.tool_calls
+        if reply.logprobs is not None:
+            plain["logprobs"] = astuple(self.logprobs.add(reply.logprobs))
+        return plain
+
+    def _reply_from_json(self, text: bytes, teacher: str, key: str) -> Completion | TeacherError:
+        plain = orjson.loads(text)
+        if "error" in plain:
+            kind: type[TeacherError] = getattr(kdaug.errors, plain["error"], TeacherError)
+            return kind(plain["message"], teacher=teacher)
+        place = plain.get("logprobs")
+        return Completion(
+            text=plain["text"],
+            finish_reason=plain["finish_reason"],
+            reasoning=plain.get("reasoning", ""),
+            tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
+            usage=Usage(**plain["usage"]),
+            logprobs=None if place is None else self.logprobs.read(Place(*place)),
+            teacher=teacher,
+            key=key,
+        )
+
     def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
         at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS
         query = "SELECT id, kept, dropped FROM commits WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
@@ -432,30 +465,4 @@ def _dropped(blob: bytes) -> tuple[Dropped, ...]:
     return tuple(
         Dropped(child, None if record is None else Record.from_json(record), Drop(reason, detail))
         for child, record, reason, detail in rows
-    )
-
-
-def _reply_to_json(reply: Completion | TeacherError) -> dict[str, Any]:
-    if isinstance(reply, TeacherError):
-        return {"error": type(reply).__name__, "message": str(reply)}
-    plain: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage}
-    if reply.reasoning:
-        plain["reasoning"] = reply.reasoning
-    if reply.tool_calls:
-        plain["tool_calls"] = reply.tool_calls
-    return plain
-
-
-def _reply_from_json(plain: Mapping[str, Any], teacher: str, key: str) -> Completion | TeacherError:
-    if "error" in plain:
-        kind: type[TeacherError] = getattr(kdaug.errors, plain["error"], TeacherError)
-        return kind(plain["message"], teacher=teacher)
-    return Completion(
-        text=plain["text"],
-        finish_reason=plain["finish_reason"],
-        reasoning=plain.get("reasoning", ""),
-        tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
-        usage=Usage(**plain["usage"]),
-        teacher=teacher,
-        key=key,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
@@ -95,12 +95,19 @@ class Usage:
     completion_tokens: int = 0
 
 
+def _no_ids() -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenLogprobs:
     """A model's own view of T tokens, at temperature 1.
 
     `token_ids` [T], `token_logprobs` [T], `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the
-    probability outside the top k.
+    probability outside the top k. `context_ids` [C]: the tokens before them. `tokenizer`: a hash of the vocabulary that
+    the ids are of.
     """
 
     token_ids: np.ndarray[Any, Any]
@@ -108,6 +115,14 @@ class TokenLogprobs:
     top_ids: np.ndarray[Any, Any]
     top_logprobs: np.ndarray[Any, Any]
     residual: np.ndarray[Any, Any]
+    context_ids: np.ndarray[Any, Any] = field(default_factory=_no_ids)
+    tokenizer: str = ""
+
+    def after(self, context_ids: Sequence[int], tokenizer: str) -> TokenLogprobs:
+        """The same view, and what came before it."""
+        import numpy as np
+
+        return replace(self, context_ids=np.array(context_ids, dtype=np.int64), tokenizer=tokenizer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "record"),
     ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
     (
-        *("journal", "prices", "budget", "calls", "engine", "recipe", "running", "progress"),
+        *("logprobs", "journal", "prices", "budget", "calls", "engine", "recipe", "running", "progress"),
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),

@@ -104,7 +104,8 @@ class Local:
         loaded = self._ready()
         ids, start = loaded.chat.score(prompt, completion)
         self._check_length(len(ids), 0, None)
-        return await self._scores(Scored(ids, start, top_k))
+        view = await self._scores(Scored(ids, start, top_k))
+        return view.after(ids[:start], loaded.chat.digest)
 
     async def flush(self) -> None:
         """Nothing is held back for long: a batch that is not full goes all the same."""
@@ -140,7 +141,7 @@ class Local:
             finish_reason=row.finish or "other",
             reasoning=reasoning,
             usage=Usage(len(asked.ids), len(ids)),
-            logprobs=join(row.measured) if row.measured else None,
+            logprobs=join(row.measured).after(asked.ids, loaded.chat.digest) if row.measured else None,
         )
 
     async def _answer(self, asked: list[Asked]) -> list[Row]:

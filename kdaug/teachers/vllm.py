@@ -103,12 +103,13 @@ class VLLM:
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
         reasoning, answer = split_thought(reply.text)
+        view = _view(reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None
         return Completion(
             answer,
             finish_reason=FINISH.get(reply.finish_reason, "other"),
             reasoning=reasoning,
             usage=Usage(len(ids), len(reply.token_ids)),
-            logprobs=_view(reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None,
+            logprobs=None if view is None else view.after(ids, chat.digest),
         )
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
@@ -120,7 +121,7 @@ class VLLM:
         if len(ids) >= (context := engine.model_config.max_model_len):  # vLLM always makes one token more
             raise ContextTooLong(f"{len(ids)} tokens are more than the context of {context}", teacher=self.name)
         out = await self._ask(ids, SamplingParams(max_tokens=1, prompt_logprobs=top_k, detokenize=False), None)
-        return _view(ids[start:], out.prompt_logprobs[start:], top_k)
+        return _view(ids[start:], out.prompt_logprobs[start:], top_k).after(ids[:start], chat.digest)
 
     async def flush(self) -> None:
         """Nothing is held back: the engine takes every request at once."""
