@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +20,7 @@ from kdaug.budget import Account, Budget
 from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
 from kdaug.journal import Journal
+from kdaug.lull import Lull
 from kdaug.record import Json, Message
 from kdaug.teacher import (
     Completion,
@@ -31,9 +32,12 @@ from kdaug.teacher import (
     TokenLogprobs,
     as_messages,
     as_schema,
+    holds_back,
 )
 
 Replies = dict[str, Completion | TeacherError]
+
+ALONE: AbstractContextManager[None] = nullcontext()  # of a call to a teacher that answers by itself
 
 
 class Closing(Exception):
@@ -42,11 +46,12 @@ class Closing(Exception):
 
 @dataclass
 class CallStats:
-    """The calls and tokens of this process."""
+    """The calls and tokens of this process. `held`: those in flight that wait for a teacher that holds them back."""
 
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
+    held: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -60,9 +65,11 @@ class Calls:
     state: Path
     over: asyncio.Event
     budget: Budget | None = None
+    say: Callable[[str], None] = lambda line: None
     stats: CallStats = field(default_factory=CallStats)
 
     def __post_init__(self) -> None:
+        self.lull = Lull(self.stats, self.say)
         self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._quiet = asyncio.Event()
@@ -81,8 +88,10 @@ class Calls:
         An error that is this record's own is a reply as any other; a fatal one is raised.
         """
         teacher = self.teacher(role)
-        async with self._slot(teacher):
-            reply = await self._answer(teacher, request, self._account(stage, job, teacher))
+        held = holds_back(teacher)
+        async with self._slot(teacher, self.lull.held(stage, job, sendable=False) if held else ALONE):
+            with self.lull.held(stage, job, sendable=True) if held else ALONE:
+                reply = await self._answer(teacher, request, self._account(stage, job, teacher))
             if isinstance(reply, Completion):
                 reply = replace(reply, teacher=teacher.name, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
@@ -129,23 +138,47 @@ class Calls:
         teacher = self.teacher(role)
         if not isinstance(teacher, ScoringTeacher):
             raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
-        async with self._slot(teacher):
+        async with self._slot(teacher, ALONE):
             return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
+
+    async def send(self) -> None:
+        """For as long as the run goes on: whenever every job waits, the teachers send what they hold back."""
+        while True:
+            await self.lull.here.wait()
+            self.lull.here.clear()
+            for teacher, opening in self._opened():
+                await asyncio.wait([opening])
+                await teacher.flush()
+
+    async def let_go(self) -> None:
+        """Ends the calls that are held back: their jobs stay open, and the next run of the same command finds what
+        was sent. Nobody waits a day for the end of a run."""
+        if self.stats.held:
+            self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
+        for teacher, opening in self._opened():
+            if holds_back(teacher):
+                await asyncio.wait([opening])
+                await teacher.aclose()
 
     async def aclose(self) -> None:
         """Waits for the calls in flight, then closes the teachers that were opened."""
         if self.budget is not None:
             self.budget.close()
         await self._quiet.wait()
+        for teacher, opening in self._opened():
+            await asyncio.wait([opening])
+            await teacher.aclose()
+
+    def _opened(self) -> Iterator[tuple[Teacher, asyncio.Task[None]]]:
         for teacher in {id(t): t for t in self.teachers.values()}.values():
-            opening = self._opening.get(id(teacher))
-            if opening is not None:
-                await asyncio.wait([opening])
-                await teacher.aclose()
+            if (opening := self._opening.get(id(teacher))) is not None:
+                yield teacher, opening
 
     @asynccontextmanager
-    async def _slot(self, teacher: Teacher) -> AsyncIterator[None]:
-        async with self._slots[id(teacher)]:
+    async def _slot(self, teacher: Teacher, waiting: AbstractContextManager[None]) -> AsyncIterator[None]:
+        with waiting:
+            await self._slots[id(teacher)].acquire()
+        try:
             if self.over.is_set():
                 raise Closing
             self.stats.in_flight += 1
@@ -157,6 +190,9 @@ class Calls:
                 self.stats.in_flight -= 1
                 if self.stats.in_flight == 0:
                     self._quiet.set()
+                self.lull.look()
+        finally:
+            self._slots[id(teacher)].release()
 
     async def _open(self, teacher: Teacher) -> None:
         """Opened at its first call, once: a run that the journal answers needs no engine and no key."""

@@ -153,6 +153,7 @@ class _Run:
             max_time=recipe.max_time,
             max_failure_rate=recipe.max_failure_rate,
             budget=Budget(recipe.caps, self._prices, journal) if recipe.caps else None,
+            say=self.log.say,
         )
 
     def _make_folder(self) -> None:
@@ -303,8 +304,9 @@ def _signals(this: _Run) -> Iterator[None]:
         if engine is None or engine.halting:
             main.cancel()
             return
+        calls = engine.stats.calls
         this.log.say(
-            f"stopping: {engine.stats.calls.in_flight} calls in flight finish first (Ctrl-C again: stop at once)"
+            f"stopping: {calls.in_flight - calls.held} calls in flight finish first (Ctrl-C again: stop at once)"
         )
         engine.halt("interrupted")
 

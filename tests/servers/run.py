@@ -75,3 +75,32 @@ class FakeOpenAI:
     def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
         with _direct.open(Request(self.root + path, data=body), timeout=10) as reply:
             return json.load(reply)
+
+
+class FakeBatches:
+    """`with FakeBatches() as server:` runs fake_batches.py; `configure` takes the options that it lists."""
+
+    def __enter__(self) -> FakeBatches:
+        command = [sys.executable, str(HERE / "fake_batches.py"), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("http"), "fake_batches.py did not start"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def configure(self, **options: Any) -> None:
+        self._ask("/__config", json.dumps(options).encode())
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._ask("/__stats")
+        return found
+
+    def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
+        with _direct.open(Request(self.url.removesuffix("/v1") + path, data=body), timeout=10) as reply:
+            return json.load(reply)
