@@ -38,7 +38,7 @@ class Lull:
         self._unsent: set[Place] = set()
         self._rounds: Counter[Place] = Counter()  # lulls that a job came through with a call
         self._moves = 0
-        self._looking = False
+        self._looking = self._told = False
 
     @contextmanager
     def at_work(self, stage: int, job: int) -> Iterator[None]:
@@ -92,11 +92,11 @@ class Lull:
             self.here.set()
 
     def _count(self) -> None:
-        told = any(rounds > 1 for rounds in self._rounds.values())
         self._rounds.update(self._unsent)
         stages = {place[0] for place in self._unsent if self._rounds[place] > 1}
         self._unsent.clear()
-        if stages and not told:
+        if stages and not self._told:
+            self._told = True
             self._say(
                 f"each job of stage {min(stages)} waits for several batches in turn: up to 24 h for every one. "
                 "Where that is too long, use a teacher that answers at once (openai:) for this recipe, or for the role "

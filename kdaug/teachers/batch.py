@@ -93,6 +93,7 @@ class Batch:
             concurrency=self.concurrency,
             extra_body=self.extra_body,
         )
+        self._who = f"{self.name} at {self._chat._host}"
         self._api: BatchAPI | None = None
         self._ledger: Ledger | None = None
         self._opened = False
@@ -101,14 +102,16 @@ class Batch:
     def name(self) -> str:
         return f"batch:{self.model}"
 
+    def api(self) -> BatchAPI:
+        """The provider, reached with the key. Raises ConfigError for a missing key."""
+        return BatchAPI(self._who, self.base_url, self._chat._read_key())
+
     async def open(self, state: Path) -> None:
         """Reads the key and takes up the batches of an earlier process. Raises ConfigError for a missing key."""
         await self.aclose()
-        self._opened, self._state = True, state
-        self._who = f"{self.name} at {self._chat._host}"
-        self._api = BatchAPI(self._who, self.base_url, self._chat._read_key())
+        api, self._ledger = self.api(), Ledger(state)
+        self._api, self._opened, self._state = api, True, state
         self._access = Access(self.model, self.base_url, self.api_key_env, str(self.api_key_file or ""))
-        self._ledger = Ledger(state)
         self._waiting: dict[str, _Waiting] = {}
         self._held: list[_Waiting] = []
         self._delivered: list[str] = []

@@ -45,7 +45,7 @@ class Provider:
         self.batches: dict[str, dict[str, Any]] = {}
         self.reached: Counter[str] = Counter()  # pauses that were begun
         self.executed: Counter[str] = Counter()  # custom_ids
-        self.looks = 0
+        self.looks = self.requests = 0
 
     # -- files -----------------------------------------------------------------------------------------------------
 
@@ -173,10 +173,10 @@ class Provider:
         return web.json_response({})
 
     async def stats(self, request: web.Request) -> web.Response:
-        """`executed`: how often each custom_id was; `reached`: how often each pause was begun."""
+        """`executed`: how often each custom_id was; `reached`: how often each pause was begun; all that the API got."""
         inputs = {id: self.files[id].decode() for id, name in self.names.items() if name.endswith(".jsonl")}
         found = {"batches": list(self.batches.values()), "inputs": inputs, "executed": self.executed,
-                 "reached": self.reached, "looks": self.looks}  # fmt: skip
+                 "reached": self.reached, "looks": self.looks, "requests": self.requests}  # fmt: skip
         return web.json_response(found)
 
     async def pause(self, step: str) -> None:
@@ -195,6 +195,7 @@ async def guarded(request: web.Request, handler: Any) -> web.StreamResponse:
     """A wrong key, and the steps that are told to fail."""
     provider: Provider = request.app[PROVIDER]
     if request.path.startswith("/v1"):
+        provider.requests += 1
         key = provider.options.get("api_key")
         if key and request.headers.get("Authorization") != f"Bearer {key}":
             return failure(401)

@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
@@ -100,6 +101,15 @@ class FakeBatches:
     def stats(self) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("/__stats")
         return found
+
+    def wait_for(self, step: str) -> None:
+        """Until a pause has begun, or a batch stands in that state."""
+        for _ in range(1000):
+            stats = self.stats()
+            if stats["reached"].get(step) or any(b["status"] == step for b in stats["batches"]):
+                return
+            time.sleep(0.03)
+        raise AssertionError(f"no batch came to {step}")
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
         with _direct.open(Request(self.url.removesuffix("/v1") + path, data=body), timeout=10) as reply:
