@@ -229,8 +229,10 @@ class Batch:
         assert self._api is not None and self._ledger is not None
         if part:
             await self._submit(sent, part)
-        ended = await self._ended(sent)
-        if ended.status == "failed":
+        ended, was_over = await self._ended(sent)
+        # A batch that was refused or cancelled stops a run, but not the next one too.
+        stops = bool(part) or not was_over
+        if ended.status == "failed" and stops:
             self._ledger.end(sent)
             raise why_refused(ended)
         for file in (ended.output_file_id, ended.error_file_id):
@@ -239,7 +241,7 @@ class Batch:
         self._ledger.end(sent)
         self._live.discard(sent.tag)
         left = await self._deliver(sent)
-        if left and ended.status == "cancelled":
+        if left and ended.status == "cancelled" and stops:
             words = f"the batch {sent.batch} was cancelled, {len(left)} of its {sent.size} requests are unanswered"
             raise TeacherUnavailable(f"{words} (the same command sends them anew)")
         await self._send_again(left)
@@ -279,16 +281,17 @@ class Batch:
                 return found
             await asyncio.sleep(min(self.poll, left))
 
-    async def _ended(self, sent: Sent) -> BatchObject:
+    async def _ended(self, sent: Sent) -> tuple[BatchObject, bool]:
+        """A batch that has ended, and whether it had at our first look."""
         assert self._api is not None
-        pause = self.poll
+        pause, first = self.poll, True
         while True:
             batch = await self._api.insist(partial(self._api.retrieve, sent.batch))
             self._note(sent, batch)
             if batch.status in ENDED:
-                return batch
+                return batch, first
             await asyncio.sleep(pause)
-            pause = min(pause * 1.5, max(self.poll, LONGEST_PAUSE))
+            pause, first = min(pause * 1.5, max(self.poll, LONGEST_PAUSE)), False
 
     async def _fetch(self, sent: Sent, file: str) -> None:
         assert self._api is not None and self._ledger is not None

@@ -102,6 +102,9 @@ class FakeBatches:
         found: dict[str, Any] = self._ask("/__stats")
         return found
 
+    def cancel(self, batch: str) -> None:
+        self._ask(f"/v1/batches/{batch}/cancel", b"")
+
     def wait_for(self, step: str) -> None:
         """Until a pause has begun, or a batch stands in that state."""
         for _ in range(1000):

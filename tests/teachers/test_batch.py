@@ -264,6 +264,18 @@ def test_a_creation_whose_reply_was_lost_is_not_made_twice(server: FakeBatches, 
     assert len(server.stats()["batches"]) == 1
 
 
+@pytest.mark.parametrize("outcome", ["cancelled", "failed"])
+def test_a_batch_that_ended_badly_between_two_runs_does_not_stop_the_second(
+    server: FakeBatches, tmp_path: Path, outcome: str
+) -> None:
+    server.configure(stay="validating")
+    abandoned(batch(server), tmp_path, asked("a", "b"), server, "validating")
+    server.configure(outcomes=[outcome, "completed"])
+    if outcome == "cancelled":
+        server.cancel("batch_0")
+    assert len(texts(results(batch(server), tmp_path, asked("a", "b")))) == 2
+
+
 # -- a process after another -----------------------------------------------------------------------------------------
 
 
