@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Unpack
@@ -20,7 +21,7 @@ from kdaug.budget import Account, Budget
 from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
 from kdaug.journal import Journal
-from kdaug.lull import Lull
+from kdaug.lull import Lull, WaitsFor
 from kdaug.record import Json, Message
 from kdaug.teacher import (
     Completion,
@@ -36,8 +37,15 @@ from kdaug.teacher import (
 )
 
 Replies = dict[str, Completion | TeacherError]
+Held = Callable[[WaitsFor], AbstractContextManager[None]]
 
-ALONE: AbstractContextManager[None] = nullcontext()  # of a call to a teacher that answers by itself
+
+def _by_itself(what: WaitsFor) -> AbstractContextManager[None]:
+    """`Lull.held` of a call to a teacher that answers by itself."""
+    return _NOTHING
+
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Closing(Exception):
@@ -88,10 +96,9 @@ class Calls:
         An error that is this record's own is a reply as any other; a fatal one is raised.
         """
         teacher = self.teacher(role)
-        held = holds_back(teacher)
-        async with self._slot(teacher, self.lull.held(stage, job, sendable=False) if held else ALONE):
-            with self.lull.held(stage, job, sendable=True) if held else ALONE:
-                reply = await self._answer(teacher, request, self._account(stage, job, teacher))
+        held = partial(self.lull.held, stage, job) if holds_back(teacher) else _by_itself
+        async with self._slot(teacher, held("slot")):
+            reply = await self._answer(teacher, request, self._account(stage, job, teacher), held)
             if isinstance(reply, Completion):
                 reply = replace(reply, teacher=teacher.name, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
@@ -102,19 +109,22 @@ class Calls:
             self.stats.calls += 1
         return reply
 
-    async def _answer(self, teacher: Teacher, request: Request, account: Account | None) -> Completion | TeacherError:
+    async def _answer(
+        self, teacher: Teacher, request: Request, account: Account | None, held: Held
+    ) -> Completion | TeacherError:
         """What the teacher says, every attempt of it within the budget."""
-        if account is not None:
-            await self._reserve(account, request)
+        if account is not None and not (holds_back(teacher) and account.take_over(request)):
+            await self._reserve(account, request, held)
 
             async def again(request: Request, failed: TeacherError | None = None) -> None:
                 if failed is not None:
                     account.failed(failed, last=False)
-                await self._reserve(account, request)
+                await self._reserve(account, request, _by_itself)  # it counts as held all the while
 
             request = replace(request, again=again)
         try:
-            reply = await teacher.generate(request)
+            with held("reply"):
+                reply = await teacher.generate(request)
         except TeacherError as e:
             if account is not None:
                 account.failed(e, last=not e.fatal)
@@ -125,8 +135,8 @@ class Calls:
             account.answered(reply)
         return reply
 
-    async def _reserve(self, account: Account, request: Request) -> None:
-        if not await account.reserve(request):
+    async def _reserve(self, account: Account, request: Request, held: Held) -> None:
+        if not await account.reserve(request, partial(held, "money")):
             raise Closing
 
     def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
@@ -138,7 +148,7 @@ class Calls:
         teacher = self.teacher(role)
         if not isinstance(teacher, ScoringTeacher):
             raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
-        async with self._slot(teacher, ALONE):
+        async with self._slot(teacher, nullcontext()):
             return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
 
     async def send(self) -> None:
@@ -155,6 +165,8 @@ class Calls:
         was sent. Nobody waits a day for the end of a run."""
         if self.stats.held:
             self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
+        if self.budget is not None:
+            self.budget.close()
         for teacher, opening in self._opened():
             if holds_back(teacher):
                 await asyncio.wait([opening])

@@ -6,9 +6,12 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 Place = tuple[int, int]  # stage, job
+# What a call to a teacher that holds requests back waits for: a slot, a part of the budget that other calls may give
+# back, or the reply.
+WaitsFor: TypeAlias = Literal["slot", "money", "reply"]
 
 # Turns of the event loop in which nothing may have moved. From the end of a job to the start of the next one it takes
 # about five: the job's task, the shield round it, the settling hand, the feeding hand, the new job's first step.
@@ -34,7 +37,7 @@ class Lull:
         self.here = asyncio.Event()
         self._calls, self._say = calls, say
         self._jobs = 0
-        self._waiting: Counter[Place] = Counter()  # calls that are held back, or wait for the slot of one that is
+        self._waiting: Counter[Place] = Counter()
         self._unsent: set[Place] = set()
         self._rounds: Counter[Place] = Counter()  # lulls that a job came through with a call
         self._moves = 0
@@ -52,23 +55,22 @@ class Lull:
             self.look()
 
     @contextmanager
-    def held(self, stage: int, job: int, *, sendable: bool) -> Iterator[None]:
-        """A call to a teacher that holds requests back: `sendable` once the teacher has it."""
-        place = (stage, job)
+    def held(self, stage: int, job: int, waits_for: WaitsFor) -> Iterator[None]:
+        """A call to a teacher that holds requests back, while it waits."""
+        place, in_flight = (stage, job), waits_for != "slot"
         self._waiting[place] += 1
-        if sendable:
+        self._calls.held += in_flight
+        if waits_for == "reply":
             self._unsent.add(place)
-            self._calls.held += 1
         self.look()
         try:
             yield
         finally:
             self._moves += 1
+            self._calls.held -= in_flight
             self._waiting[place] -= 1
             if not self._waiting[place]:
                 del self._waiting[place]
-            if sendable:
-                self._calls.held -= 1
 
     def look(self) -> None:
         """Whatever may have been the last move before a lull calls this."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -22,7 +22,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each
-from kdaug.teacher import Completion, Request, Teacher
+from kdaug.teacher import Completion, Request, Teacher, Usage
 from kdaug.teachers.fake import Fake
 
 
@@ -51,7 +51,7 @@ class Holding:
             self._held = held
             return
         for request, reply in held:
-            reply.set_result(Completion(f"({request.messages[-1].content})"))
+            reply.set_result(Completion(f"({request.messages[-1].content})", usage=Usage(10, 10)))
 
     async def aclose(self) -> None:
         for _, reply in self._held:
@@ -93,9 +93,11 @@ class Slow(Gate):
         return Prepared(record)
 
 
-def ran(out: Path, jobs: int, stages: Sequence[Stage], target: int | None = None, **roles: Teacher) -> Outcome:
+def ran(
+    out: Path, jobs: int, stages: Sequence[Stage], limits: Mapping[str, Any] | None = None, **roles: Teacher
+) -> Outcome:
     seeds = [Record(prompt=user(f"question {i}")) for i in range(jobs)]
-    return execute(Recipe(Each(seeds), stages, target=target), out, roles, log=Log(quiet=True))
+    return execute(Recipe(Each(seeds), stages, **(limits or {})), out, roles, log=Log(quiet=True))
 
 
 def test_what_is_held_goes_when_every_job_waits(tmp_path: Path) -> None:
@@ -107,7 +109,7 @@ def test_what_is_held_goes_when_every_job_waits(tmp_path: Path) -> None:
 
 def test_no_more_is_sent_than_the_target_needs(tmp_path: Path) -> None:
     teacher = Holding(concurrency=100)
-    outcome = ran(tmp_path / "run", 50, [Stage(Respond())], target=7, teacher=teacher)
+    outcome = ran(tmp_path / "run", 50, [Stage(Respond())], {"target": 7}, teacher=teacher)
     assert outcome.facts["kept"] == 7
     assert teacher.flushes == [7]
 
@@ -147,11 +149,32 @@ def test_jobs_that_need_several_batches_in_turn_are_told_of_once(tmp_path: Path,
 
 def test_at_the_end_nobody_waits_for_what_is_held(tmp_path: Path) -> None:
     """The cap of one second comes, no reply does: the jobs stay open and are done by the next run."""
-    seeds = [Record(prompt=user(f"question {i}")) for i in range(5)]
-    recipe = Recipe(Each(seeds), [Stage(Respond())], max_time=1)
-    outcome = execute(recipe, tmp_path / "run", {"teacher": Holding(answers=False)}, log=Log(quiet=True))
+    outcome = ran(tmp_path / "run", 5, [Stage(Respond())], {"max_time": 1}, teacher=Holding(answers=False))
     assert (outcome.facts["ended_by"], outcome.facts["kept"]) == ("max_time", 0)
     assert outcome.error is None
     assert "5 calls wait for batches" in (tmp_path / "run" / "log.txt").read_text("utf-8")
-    whole = Recipe(Each(seeds), [Stage(Respond())])
-    assert execute(whole, tmp_path / "run", {"teacher": Holding()}, log=Log(quiet=True)).facts["kept"] == 5
+    assert ran(tmp_path / "run", 5, [Stage(Respond())], teacher=Holding()).facts["kept"] == 5
+
+
+def test_a_cap_is_reached_though_calls_wait_for_money_and_others_are_held(tmp_path: Path) -> None:
+    teacher = Holding(concurrency=10)
+    outcome = ran(tmp_path / "run", 10, [Stage(Respond())], {"max_calls": 4}, teacher=teacher)
+    assert (outcome.facts["ended_by"], teacher.flushes) == ("max_calls", [4])
+    assert ran(tmp_path / "run", 10, [Stage(Respond())], {"max_calls": 10}, teacher=teacher).facts["kept"] == 10
+    assert teacher.flushes == [4, 6]
+
+
+def test_money_that_comes_back_makes_the_next_batch(tmp_path: Path) -> None:
+    """Each of ten calls reserves more than 1,000 tokens, and needs 20."""
+    teacher = Holding(concurrency=10)
+    outcome = ran(tmp_path / "run", 10, [Stage(Respond())], {"max_tokens": 5_000}, teacher=teacher)
+    assert (outcome.facts["ended_by"], outcome.facts["kept"]) == ("source", 10)
+    assert sum(teacher.flushes) == 10
+    assert 2 < len(teacher.flushes) < 6
+
+
+def test_what_a_stopped_run_has_reserved_for_batches_is_not_reserved_again(tmp_path: Path) -> None:
+    limits = {"max_calls": 5}
+    ran(tmp_path / "run", 5, [Stage(Respond())], limits | {"max_time": 1}, teacher=Holding(answers=False))
+    outcome = ran(tmp_path / "run", 5, [Stage(Respond())], limits, teacher=Holding())
+    assert (outcome.facts["ended_by"], outcome.facts["kept"]) == ("source", 5)
