@@ -40,6 +40,7 @@ from kdaug.teacher import Completion as Completion
 from kdaug.teacher import Request as Request
 from kdaug.teacher import Sampling as Sampling
 from kdaug.teacher import Teacher as Teacher
+from kdaug.teachers.batch import Batch as Batch
 from kdaug.teachers.fake import Fake as Fake
 from kdaug.teachers.local import Local as Local
 from kdaug.teachers.openai import OpenAI as OpenAI

@@ -7,8 +7,10 @@ broke off in a way that may have been billed (a timeout, a torn reply).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import orjson
 
@@ -25,6 +27,8 @@ from kdaug.errors import (
 from kdaug.journal import Journal
 from kdaug.prices import Price
 from kdaug.teacher import Completion, Request
+
+Waiting: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 # The server said no before it computed anything, or nobody was there.
 UNBILLED_FAILURES = (RateLimited, AccessDenied, BadRequest, ContextTooLong, TeacherUnavailable)
@@ -90,6 +94,9 @@ class Budget:
         for teacher, calls, prompt_tokens, completion_tokens in journal.spending():
             self.counted += self.amount(teacher, calls, prompt_tokens, completion_tokens)
         self._next = journal.next_reservation()
+        self._left: dict[tuple[int, int, str, int, int], list[int]] = {}
+        for id, stage, job, teacher, prompt, completion in journal.reservations():
+            self._left.setdefault((stage, job, teacher, prompt, completion), []).append(id)
         self._live = 0
         self._closed = False
         self._moved = asyncio.Event()
@@ -115,8 +122,8 @@ class Budget:
             parts.append(f"{now.calls:,} of {caps.max_calls:,} calls")
         return " · ".join(parts)
 
-    async def take(self, amount: Amount) -> bool:
-        """Counts an amount, as soon as it fits; False where the run ends meanwhile.
+    async def take(self, amount: Amount, waiting: Waiting) -> bool:
+        """Counts an amount, as soon as it fits; False where the run ends meanwhile. `waiting` holds while it waits.
 
         Raises BudgetExceeded when it does not fit and no call is out whose reservation may shrink.
         """
@@ -125,10 +132,19 @@ class Budget:
                 return False
             if self._live == 0:
                 raise BudgetExceeded(f"{cap} is reached: {self.status()}. A higher one goes on from here", cap)
-            await self._moved.wait()
+            with waiting():
+                await self._moved.wait()
         self.counted += amount
         self._live += 1
         return True
+
+    def take_over(self, stage: int, job: int, teacher: str, tokens: tuple[int, int]) -> int | None:
+        """The reservation that an earlier process left for such a call, counted already; the newest of them."""
+        left = self._left.get((stage, job, teacher, *tokens))
+        if not left:
+            return None
+        self._live += 1
+        return left.pop()
 
     async def write(self, stage: int, job: int, teacher: str, prompt_tokens: int, completion_tokens: int) -> int:
         """The reservation's number, once it is durable."""
@@ -169,11 +185,21 @@ class Account:
         self._budget, self._stage, self._job, self._teacher = budget, stage, job, teacher
         self._open: list[tuple[int, Amount]] = []
 
-    async def reserve(self, request: Request) -> bool:
+    def take_over(self, request: Request) -> bool:
+        """Whether an earlier process reserved what this call takes: for a teacher that finds what was sent by then, and
+        does not send it again."""
+        tokens = worst_case(request)
+        id = self._budget.take_over(self._stage, self._job, self._teacher, tokens)
+        if id is None:
+            return False
+        self._open.append((id, self._budget.amount(self._teacher, 1, *tokens)))
+        return True
+
+    async def reserve(self, request: Request, waiting: Waiting = nullcontext) -> bool:
         """Before an attempt: its worst case is counted, and durable; False where the run ends meanwhile."""
         budget, tokens = self._budget, worst_case(request)
         worst = budget.amount(self._teacher, 1, *tokens)
-        if not await budget.take(worst):
+        if not await budget.take(worst, waiting):
             return False
         self._open.append((await budget.write(self._stage, self._job, self._teacher, *tokens), worst))
         return True

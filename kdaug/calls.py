@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Unpack
@@ -21,6 +22,7 @@ from kdaug.budget import Account, Budget
 from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
 from kdaug.journal import Journal
+from kdaug.lull import Lull, WaitsFor
 from kdaug.record import Json, Message
 from kdaug.teacher import (
     Completion,
@@ -32,9 +34,19 @@ from kdaug.teacher import (
     TokenLogprobs,
     as_messages,
     as_schema,
+    holds_back,
 )
 
 Replies = dict[str, Completion | TeacherError]
+Held = Callable[[WaitsFor], AbstractContextManager[None]]
+
+
+def _by_itself(what: WaitsFor) -> AbstractContextManager[None]:
+    """`Lull.held` of a call to a teacher that answers by itself."""
+    return _NOTHING
+
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Closing(Exception):
@@ -43,12 +55,13 @@ class Closing(Exception):
 
 @dataclass
 class CallStats:
-    """The calls and tokens of this process."""
+    """The calls and tokens of this process. `held`: those in flight that wait for a teacher that holds them back."""
 
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)  # by teacher: how many calls, and their time in all
+    held: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -62,9 +75,11 @@ class Calls:
     state: Path
     over: asyncio.Event
     budget: Budget | None = None
+    say: Callable[[str], None] = lambda line: None
     stats: CallStats = field(default_factory=CallStats)
 
     def __post_init__(self) -> None:
+        self.lull = Lull(self.stats, self.say)
         self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._quiet = asyncio.Event()
@@ -83,9 +98,10 @@ class Calls:
         An error that is this record's own is a reply as any other; a fatal one is raised.
         """
         teacher = self.teacher(role)
-        async with self._slot(teacher):
+        held = partial(self.lull.held, stage, job) if holds_back(teacher) else _by_itself
+        async with self._slot(teacher, held("slot")):
             started = time.perf_counter()
-            reply = await self._answer(teacher, request, self._account(stage, job, teacher))
+            reply = await self._answer(teacher, request, self._account(stage, job, teacher), held)
             timed = self.stats.seconds.setdefault(teacher.name, [0, 0.0])
             timed[0] += 1
             timed[1] += time.perf_counter() - started
@@ -99,19 +115,22 @@ class Calls:
             self.stats.calls += 1
         return reply
 
-    async def _answer(self, teacher: Teacher, request: Request, account: Account | None) -> Completion | TeacherError:
+    async def _answer(
+        self, teacher: Teacher, request: Request, account: Account | None, held: Held
+    ) -> Completion | TeacherError:
         """What the teacher says, every attempt of it within the budget."""
-        if account is not None:
-            await self._reserve(account, request)
+        if account is not None and not (holds_back(teacher) and account.take_over(request)):
+            await self._reserve(account, request, held)
 
             async def again(request: Request, failed: TeacherError | None = None) -> None:
                 if failed is not None:
                     account.failed(failed, last=False)
-                await self._reserve(account, request)
+                await self._reserve(account, request, _by_itself)  # it counts as held all the while
 
             request = replace(request, again=again)
         try:
-            reply = await teacher.generate(request)
+            with held("reply"):
+                reply = await teacher.generate(request)
         except TeacherError as e:
             if account is not None:
                 account.failed(e, last=not e.fatal)
@@ -122,8 +141,8 @@ class Calls:
             account.answered(reply)
         return reply
 
-    async def _reserve(self, account: Account, request: Request) -> None:
-        if not await account.reserve(request):
+    async def _reserve(self, account: Account, request: Request, held: Held) -> None:
+        if not await account.reserve(request, partial(held, "money")):
             raise Closing
 
     def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
@@ -135,23 +154,49 @@ class Calls:
         teacher = self.teacher(role)
         if not isinstance(teacher, ScoringTeacher):
             raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
-        async with self._slot(teacher):
+        async with self._slot(teacher, nullcontext()):
             return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
+
+    async def send(self) -> None:
+        """For as long as the run goes on: whenever every job waits, the teachers send what they hold back."""
+        while True:
+            await self.lull.here.wait()
+            self.lull.here.clear()
+            for teacher, opening in self._opened():
+                await asyncio.wait([opening])
+                await teacher.flush()
+
+    async def let_go(self) -> None:
+        """Ends the calls that are held back: their jobs stay open, and the next run of the same command finds what
+        was sent. Nobody waits a day for the end of a run."""
+        if self.stats.held:
+            self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
+        if self.budget is not None:
+            self.budget.close()
+        for teacher, opening in self._opened():
+            if holds_back(teacher):
+                await asyncio.wait([opening])
+                await teacher.aclose()
 
     async def aclose(self) -> None:
         """Waits for the calls in flight, then closes the teachers that were opened."""
         if self.budget is not None:
             self.budget.close()
         await self._quiet.wait()
+        for teacher, opening in self._opened():
+            await asyncio.wait([opening])
+            await teacher.aclose()
+
+    def _opened(self) -> Iterator[tuple[Teacher, asyncio.Task[None]]]:
         for teacher in {id(t): t for t in self.teachers.values()}.values():
-            opening = self._opening.get(id(teacher))
-            if opening is not None:
-                await asyncio.wait([opening])
-                await teacher.aclose()
+            if (opening := self._opening.get(id(teacher))) is not None:
+                yield teacher, opening
 
     @asynccontextmanager
-    async def _slot(self, teacher: Teacher) -> AsyncIterator[None]:
-        async with self._slots[id(teacher)]:
+    async def _slot(self, teacher: Teacher, waiting: AbstractContextManager[None]) -> AsyncIterator[None]:
+        with waiting:
+            await self._slots[id(teacher)].acquire()
+        try:
             if self.over.is_set():
                 raise Closing
             self.stats.in_flight += 1
@@ -163,6 +208,9 @@ class Calls:
                 self.stats.in_flight -= 1
                 if self.stats.in_flight == 0:
                     self._quiet.set()
+                self.lull.look()
+        finally:
+            self._slots[id(teacher)].release()
 
     async def _open(self, teacher: Teacher) -> None:
         """Opened at its first call, once: a run that the journal answers needs no engine and no key."""

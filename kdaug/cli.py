@@ -53,6 +53,7 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     _add_check(commands)
     _add_estimate(commands)
     _add_show(commands)
+    _add_batches(commands)
     _add_export(commands)
     _add_push(commands)
     _add_train(commands, training)
@@ -298,6 +299,26 @@ def _show(given: argparse.Namespace) -> int:
     if newest := story.newest(3):
         ids = ", ".join(found.record.id for found in newest)
         print(f"records: {ids}, … (their story: kdaug show {shlex.quote(str(given.run))} {newest[0].record.id})")
+    return 0
+
+
+def _add_batches(commands: Any) -> None:
+    sub = _add(
+        commands,
+        "batches",
+        _batches,
+        "List the provider batches of a run with their state, or cancel those that run.",
+        "kdaug batches runs/alpaca && kdaug batches runs/alpaca --cancel",
+    )
+    sub.add_argument("run", type=Path, help="a run folder; the run may be at work")
+    sub.add_argument("--cancel", action="store_true", help="cancel the batches that still run")
+
+
+def _batches(given: argparse.Namespace) -> int:
+    from kdaug.batches import batches
+
+    for line in batches(given.run, cancel=given.cancel):
+        print(line)
     return 0
 
 

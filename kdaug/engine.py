@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -26,7 +26,7 @@ from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
 from kdaug.record import Discarded, Drop, Record
 from kdaug.source import Source
-from kdaug.teacher import Teacher
+from kdaug.teacher import Teacher, holds_back
 
 TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
 FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
@@ -144,13 +144,14 @@ class Engine:
         max_failure_rate: float = 0.2,
         budget: Budget | None = None,
         redo_failed: bool = False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._source, self._journal = source.start(held_out), journal
         self._seed, self._target, self._max_failures = seed, target, max_failure_rate
         self._max_jobs, self._max_time, self._redo = max_jobs, max_time, redo_failed
         self._over = asyncio.Event()
         self._draws = Random()
-        self._calls = Calls(teachers, journal, state, self._over, budget)
+        self._calls = Calls(teachers, journal, state, self._over, budget, say)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
         self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
@@ -173,11 +174,13 @@ class Engine:
                     for line in self._lines
                     for hand in (self._feed, self._settle)
                 ]
+                hands.append(self._work_group.create_task(self._calls.send()))
                 if self._max_time is not None:
                     asyncio.get_running_loop().call_later(self._max_time, self.halt, "max_time")
                 await self._over.wait()
                 for task in hands:
                     task.cancel()
+                await self._calls.let_go()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -367,13 +370,14 @@ class Engine:
     async def _work(self, line: _Line, job: _Job) -> _Outcome | None:
         """The concurrent half of a job; None when the run ends before it is done."""
         try:
-            if job.decided is not None:
-                return await self._prepare_again(line, job, job.decided)
-            made, failed = await self._generate(line, job)
-            one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
-            if len(made) > 1 and line.gates:
-                return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
-            return _Outcome([await child for child in one_by_one], failed)
+            with self._calls.lull.at_work(line.index, job.number):
+                if job.decided is not None:
+                    return await self._prepare_again(line, job, job.decided)
+                made, failed = await self._generate(line, job)
+                one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
+                if len(made) > 1 and line.gates:
+                    return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
+                return _Outcome([await child for child in one_by_one], failed)
         except Closing:
             return None
         except BudgetExceeded as e:
@@ -448,12 +452,20 @@ def resolve_windows(
 ) -> list[int]:
     """How many jobs each stage works on at a time. The draws of a growing pool depend on it, so a run keeps its own."""
     slots = max((t.concurrency for t in teachers.values()), default=1)
-    windows = [WINDOW_PER_SLOT * slots] * len(stages)
+    windows = [max((_window(t, target) for t in teachers.values()), default=WINDOW_PER_SLOT)] * len(stages)
     if source.grows:
         # A pool that grew to its target in one window would never show a grown demonstration. A job proposes about
         # 8 tasks, so this gives the pool four generations at least.
         windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, max(1, target // 32) if target else slots)
     return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
+
+
+def _window(teacher: Teacher, target: int | None) -> int:
+    """Enough for the teacher. The replies of a batch come all at once, so nothing is gained by more than a batch; and
+    what a batch holds beyond the target is paid for in vain."""
+    if holds_back(teacher):
+        return min(teacher.concurrency, target or teacher.concurrency)
+    return WINDOW_PER_SLOT * teacher.concurrency
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -393,6 +393,13 @@ class Journal:
             " SELECT teacher, calls, prompt_tokens, completion_tokens FROM reservations) GROUP BY teacher"
         )
 
+    def reservations(self) -> list[tuple[int, int, int, str, int, int]]:
+        """(id, stage, job, teacher, prompt tokens, completion tokens) of what no reply has settled, oldest first."""
+        return self._select(
+            "SELECT id, stage, job, teacher, prompt_tokens, completion_tokens FROM reservations"
+            " WHERE calls = 1 AND completion_tokens > 0 ORDER BY id"
+        )
+
     def next_reservation(self) -> int:
         [(newest,)] = self._select("SELECT max(id) FROM reservations")
         return (newest or 0) + 1

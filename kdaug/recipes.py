@@ -48,6 +48,7 @@ TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
     "vllm": "kdaug.teachers.vllm:VLLM",
     "local": "kdaug.teachers.local:Local",
+    "batch": "kdaug.teachers.batch:Batch",
     "fake": "kdaug.teachers.fake:Fake",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}

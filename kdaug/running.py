@@ -188,6 +188,7 @@ class _Run:
             max_failure_rate=recipe.max_failure_rate,
             budget=Budget(recipe.caps, self._prices, journal) if recipe.caps else None,
             redo_failed=self._redo_failed,
+            say=self.log.say,
         )
 
     def _make_folder(self) -> None:
@@ -371,8 +372,9 @@ def _signals(this: _Run) -> Iterator[None]:
         if engine is None or engine.halting:
             main.cancel()
             return
+        calls = engine.stats.calls
         this.log.say(
-            f"stopping: {engine.stats.calls.in_flight} calls in flight finish first (Ctrl-C again: stop at once)"
+            f"stopping: {calls.in_flight - calls.held} calls in flight finish first (Ctrl-C again: stop at once)"
         )
         engine.halt("interrupted")
 

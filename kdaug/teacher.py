@@ -150,6 +150,9 @@ class Teacher(Protocol):
     `name` (model, revision, kind of endpoint) is part of every journal key; `concurrency` is how many requests it can
     use in flight. `open` is called once, before the first request, with a folder of the run in which the teacher may
     keep what must survive a kill. `flush`: every live job waits, so send what you hold back.
+
+    A teacher that waits for `flush` has an attribute `holds_back = True`. Its replies may take a day: at the end of a
+    run nobody waits for them. It is closed, and `aclose` ends its calls with `calls.Closing`.
     """
 
     @property
@@ -160,6 +163,11 @@ class Teacher(Protocol):
     async def generate(self, request: Request) -> Completion: ...
     async def flush(self) -> None: ...
     async def aclose(self) -> None: ...
+
+
+def holds_back(teacher: Teacher) -> bool:
+    """Whether it sends nothing before it is told to by `flush`."""
+    return bool(getattr(teacher, "holds_back", False))
 
 
 @runtime_checkable

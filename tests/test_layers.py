@@ -17,11 +17,11 @@ ROWS = (
     ("errors", "record"),
     ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
     (
-        *("logprobs", "journal", "prices", "budget", "calls", "engine", "recipe", "running", "progress"),
+        *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "running", "progress"),
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "check", "estimate", "show", "doctor"),
+    ("recipes", "check", "estimate", "show", "doctor", "batches"),
     ("cli",),
 )
 FOLDERS = ROWS[3]
@@ -35,6 +35,7 @@ HEAVY = {
     "matplotlib",
     "numba",
     "numpy",
+    "openai",
     "pyarrow",
     "rich",
     "sentence_transformers",
