@@ -35,6 +35,7 @@ from kdaug.teacher import (
     as_messages,
     as_schema,
     holds_back,
+    lets_go,
 )
 
 Replies = dict[str, Completion | TeacherError]
@@ -167,14 +168,14 @@ class Calls:
                 await teacher.flush()
 
     async def let_go(self) -> None:
-        """Ends the calls that are held back: their jobs stay open, and the next run of the same command finds what
-        was sent. Nobody waits a day for the end of a run."""
+        """Ends the calls that nobody waits for at the end of a run: their jobs stay open, and the next run of the same
+        command finds what was sent."""
         if self.stats.held:
             self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
         if self.budget is not None:
             self.budget.close()
         for teacher, opening in self._opened():
-            if holds_back(teacher):
+            if lets_go(teacher):
                 await asyncio.wait([opening])
                 await teacher.aclose()
 

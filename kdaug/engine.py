@@ -164,8 +164,8 @@ class Engine:
     async def run(self) -> Ending:
         """Runs until the source ends, a target or cap is reached, something fails, or `halt` is called.
 
-        Calls in flight are awaited and journalled even then. An unforeseen exception (a bug in a generator or gate)
-        is raised as it is.
+        Calls in flight are awaited and journalled even then, but for those of teachers that let go. An unforeseen
+        exception (a bug in a generator or gate) is raised as it is.
         """
         try:
             async with asyncio.TaskGroup() as self._work_group:

@@ -151,8 +151,9 @@ class Teacher(Protocol):
     use in flight. `open` is called once, before the first request, with a folder of the run in which the teacher may
     keep what must survive a kill. `flush`: every live job waits, so send what you hold back.
 
-    A teacher that waits for `flush` has an attribute `holds_back = True`. Its replies may take a day: at the end of a
-    run nobody waits for them. It is closed, and `aclose` ends its calls with `calls.Closing`.
+    A teacher that waits for `flush` has an attribute `holds_back = True`. At the end of a run nobody waits for its
+    replies, which may take a day, nor for those of a teacher with `lets_go = True`, which cost nothing but time: both
+    are closed, and `aclose` ends their calls with `calls.Closing`.
     """
 
     @property
@@ -168,6 +169,11 @@ class Teacher(Protocol):
 def holds_back(teacher: Teacher) -> bool:
     """Whether it sends nothing before it is told to by `flush`."""
     return bool(getattr(teacher, "holds_back", False))
+
+
+def lets_go(teacher: Teacher) -> bool:
+    """Whether its calls are given up at the end of a run."""
+    return holds_back(teacher) or bool(getattr(teacher, "lets_go", False))
 
 
 @runtime_checkable

@@ -7,9 +7,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kdaug.batcher import Batcher
+from kdaug.calls import Closing
 from kdaug.chat import Chat, split_thought
 from kdaug.device import computes_in_half, pick_device, quiet, threads
 from kdaug.errors import ConfigError, ContextTooLong, TeacherUnavailable, require, shorten
@@ -49,7 +50,8 @@ class Local:
     `model`: a folder, a .gguf file or a Hub id. Up to `batch` requests are answered at once, whatever their sampling; a
     reply that ends makes the rest faster. `dtype="auto"` is bfloat16 where that is fast, else float32. Each request is
     sampled by its own seed, else its nonce; as the numbers of a batch depend a little on who is in it, that makes a
-    reply likely the same, not surely. Schemas and tools are not supported: use vllm:MODEL.
+    reply likely the same, not surely. At the end of a run the batch that is being computed is given up. Schemas and
+    tools are not supported: use vllm:MODEL.
     """
 
     model: str | None = None
@@ -57,6 +59,7 @@ class Local:
     device: str = "auto"
     dtype: str = "auto"
     name: str = field(init=False)
+    lets_go: ClassVar[bool] = True
     _loaded: Loaded | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -96,7 +99,12 @@ class Local:
             raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
-        row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+        try:
+            row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+        except asyncio.CancelledError:
+            if self._closed.is_set():
+                raise Closing from None
+            raise
         return self._completion(row)
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:

@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 from kdaug.chat import split_thought
+from kdaug.engine import Stage
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
-from kdaug.record import assistant, system, user
+from kdaug.generators.respond import Respond
+from kdaug.progress import Log
+from kdaug.recipe import Recipe
+from kdaug.record import Record, assistant, system, user
+from kdaug.running import execute
+from kdaug.source import Each
 from kdaug.teacher import Completion, Request, Sampling, ScoringTeacher, TokenLogprobs
 from kdaug.teachers.decoding import Sampler, shared_prefix
 from kdaug.teachers.local import Local
@@ -208,6 +214,17 @@ def test_the_likeliest_token_is_the_one_that_a_greedy_answer_takes(local: Local)
     scored = run(local.logprobs(user(question), assistant(reply.text), 4))
     assert scored.token_ids.tolist() == reply.logprobs.token_ids.tolist()  # the end of the turn included
     np.testing.assert_allclose(scored.top_logprobs, reply.logprobs.top_logprobs, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_at_the_end_of_a_run_nobody_waits_for_a_batch(tmp_path: Path) -> None:
+    seeds = [Record(prompt=user(f"Tell me a story about {n} ships.")) for n in range(8)]
+    recipe = Recipe(Each(seeds), [Stage(Respond(max_tokens=24, keep_cut=True))], target=1)
+    outcome = execute(recipe, tmp_path / "run", {"teacher": Local(batch=2)}, log=Log(quiet=True))
+    assert outcome.exit_code == 0 and outcome.facts["kept"] == 1
+    assert outcome.facts["usage"]["local:SmolLM2-135M-Instruct"]["calls"] <= 4  # the others are not computed
+    more = Recipe(Each(seeds), recipe.stages, target=3)
+    assert execute(more, tmp_path / "run", {"teacher": Local(batch=2)}, log=Log(quiet=True)).facts["kept"] == 3
 
 
 @pytest.mark.slow
