@@ -318,7 +318,8 @@ class _Run:
         self.log.say(f"{facts['status']}: {words.get(ending.by, reached)}")
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
-            self.log.say(f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}")
+            cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
+            self.log.say(f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}")
         self.log.say(f"  {_asked(facts)}")
         if spent := self._spent(facts["bill"]):
             self.log.say(f"  {spent}")
