@@ -73,6 +73,7 @@ class Stats:
     stages: list[StageStats]
     calls: CallStats
     target: int | None = None
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Engine:
         self._draws = Random()
         self._calls = Calls(teachers, journal, state, self._over)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
-        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target)
+        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, teachers)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
