@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from dataclasses import dataclass
 from random import Random
@@ -50,7 +51,7 @@ class Breaker:
     def status(self) -> str:
         if not self.open:
             return ""
-        now = asyncio.get_running_loop().time()
+        now = clock()
         when = "trying one call" if self._probing else f"one call in {max(0.0, self._next - now):.0f} s"
         return f"nothing comes through for {now - self._opened:.0f} s, {when}"
 
@@ -86,7 +87,7 @@ class Breaker:
 
         Raises TeacherUnavailable when this was the last probe.
         """
-        now = asyncio.get_running_loop().time()
+        now = clock()
         outage = isinstance(error, TeacherUnavailable)
         self._answered = self._answered or not outage
         self._row += 1
@@ -141,6 +142,14 @@ class Breaker:
             waiting = self._queue.popleft()
             if not waiting.done():
                 waiting.set_result(verdict)
+
+
+def clock() -> float:
+    """The event loop's time, in seconds; outside of it, where a status may be asked for, that of its usual clock."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
 
 
 PROBE, GO = "probe", "go"  # what a waiting call is told; anything else is why it is given up

@@ -10,10 +10,11 @@ from pathlib import Path
 from kdaug.errors import ConfigError, RateLimited, ServerError, TeacherError, TeacherTimeout
 from kdaug.record import Messages
 from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLogprobs
-from kdaug.teachers.breaker import LONGEST_WISH
+from kdaug.teachers.breaker import LONGEST_WISH, clock
 from kdaug.teachers.slots import Slots
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds, where it refuses and does not say for how long; doubled each time
+LATE = 3  # timeouts in a row are a refusal; one alone is an accident (at a rate of 1 %, three are 1 in a million calls)
 BURST = 1.0  # seconds' worth that may go at once; a minute then refills what is left of the limit
 BYTES_PER_TOKEN = 4.0  # of English text; corrected by what the usage says
 LEARNED_OVER = 100  # calls over which the token estimate is averaged
@@ -49,7 +50,7 @@ class Limit:
         self._flying = 0
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._paused_until, self._refusals, self._why = 0.0, 0, ""
+        self._paused_until, self._refusals, self._late, self._why = 0.0, 0, 0, ""
         if isinstance(self.teacher, ScoringTeacher):  # an attribute of its own, so that isinstance tells the truth
             self.logprobs = self._logprobs
 
@@ -64,7 +65,7 @@ class Limit:
     @property
     def room(self) -> int:
         """How many more calls could be sent now: none in a pause."""
-        paused = self._paused_until and _now() < self._paused_until
+        paused = self._paused_until and clock() < self._paused_until
         return 0 if paused else max(0, int(self._slots.limit) - self._flying - len(self._waiting))
 
     @property
@@ -77,7 +78,7 @@ class Limit:
         words, slots = [], int(self._slots.limit)
         if slots < self.concurrency:
             words.append(f"{slots} of {self.concurrency} slots")
-        if (left := self._paused_until - _now()) > 0:
+        if (left := self._paused_until - clock()) > 0:
             words.append(f"pausing {left:.0f} s after {self._why}")
         elif self._waiting and self._flying < slots:
             rates = [(self.rpm, self._requests, "requests"), (self.tpm, self._tokens, "tokens")]
@@ -129,7 +130,7 @@ class Limit:
 
     async def _enter(self, cost: float) -> float:
         """Waits for its turn, first come first served; the time at which it is over."""
-        now = _now()
+        now = clock()
         if self._waiting or self._wait(now, cost) > 0:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append((turn, cost))
@@ -140,7 +141,7 @@ class Limit:
                 if turn.done() and not turn.cancelled():  # its turn had come in the same moment
                     self._leave()
                 raise
-            return _now()
+            return clock()
         self._take(cost)
         return now
 
@@ -172,7 +173,7 @@ class Limit:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        now = _now()
+        now = clock()
         while self._waiting:
             turn, cost = self._waiting[0]
             if not turn.done():
@@ -186,16 +187,17 @@ class Limit:
             self._waiting.popleft()
 
     def _came_through(self, sent: float, tokens: int) -> None:
-        self._refusals = 0
+        self._refusals = self._late = 0
         if self.adaptive:
-            self._slots.came_through(sent, _now(), tokens, self._flying)
+            self._slots.came_through(sent, clock(), tokens, self._flying)
 
     def _failed(self, error: TeacherError, sent: float) -> None:
-        now = _now()
+        now = clock()
         asked = isinstance(error, ServerError) and error.retry_after is not None
         refused = isinstance(error, RateLimited) or asked
-        fewer = refused or isinstance(error, TeacherTimeout)
-        if fewer and self.adaptive:
+        late = isinstance(error, TeacherTimeout)
+        self._late += late
+        if self.adaptive and (refused or (late and self._late >= LATE)):
             self._slots.refused(sent, now, self._flying)
         if not refused:
             return
@@ -251,7 +253,3 @@ class _Estimate:
 
 def _size(request: Request) -> float:
     return sum(len(message.content.encode()) for message in request.messages) / BYTES_PER_TOKEN
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -12,6 +12,7 @@ from typing import TypeVar
 from kdaug.errors import AccessDenied, ConfigError, RateLimited, TeacherError, TeacherUnavailable
 from kdaug.record import Messages
 from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teachers.breaker import clock
 from kdaug.teachers.limit import Limit
 from kdaug.teachers.retry import Repeating, Retry
 
@@ -177,7 +178,7 @@ class _Choice:
                 if not (e.retryable or e.fatal):  # the request's own fault
                     lane.came_through()
                     raise
-                lane.failed(e, _now())
+                lane.failed(e, clock())
                 failed[id(lane)] = e
             else:
                 lane.came_through()
@@ -190,7 +191,7 @@ class _Choice:
     async def _lane(self, failed: dict[int, TeacherError]) -> _Lane | None:
         """The least loaded lane with room where this request has not failed; waits for one. None: it failed at all."""
         while True:
-            now = _now()
+            now = clock()
             left = [lane for lane in self.lanes if id(lane) not in failed and lane.awake(now)]
             if open_ := [lane for lane in left if lane.teacher.room > 0]:
                 return min(open_, key=lambda lane: lane.load)
@@ -234,14 +235,10 @@ def _fares(number: int, lane: _Lane) -> str:
     words = lane.teacher.status if isinstance(lane.teacher, Reporting) else ""
     if lane.error is not None:
         why = "no connection" if isinstance(lane.error, TeacherUnavailable) else lane.error.reason.partition(":")[2]
-        words = f"resting {max(0.0, lane.rests_until - _now()):.0f} s after {why.replace('_', ' ')}"
+        words = f"resting {max(0.0, lane.rests_until - clock()):.0f} s after {why.replace('_', ' ')}"
     return f"{number}: {words}" if words else ""
 
 
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
