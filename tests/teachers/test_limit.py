@@ -52,13 +52,13 @@ def test_slots_fall_on_refusals_and_come_back() -> None:
     limit = Limit(server)
 
     async def main() -> None:
-        busy = asyncio.ensure_future(keep_busy(Retry(limit), 200))
+        busy = asyncio.ensure_future(keep_busy(Retry(limit), 220))
         await asyncio.sleep(100)
         assert limit.status.endswith("of 128 slots") or "pausing" in limit.status
         assert 5 <= limit._slots.limit <= 25
         assert server.refused < 0.15 * len(server.sent)
         server.refuses_over, before = None, server.refused
-        await asyncio.sleep(60)
+        await asyncio.sleep(90)
         assert limit._slots.limit > 120
         assert server.refused == before
         assert not await busy, "nothing is lost"
@@ -101,7 +101,7 @@ def test_a_server_that_becomes_saturated_is_noticed_soon() -> None:
     run(main())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(
     ("lengths", "per_token"), [((100,), 0.0), ((5, 10, 500, 1000), 0.0), ((5, 10, 500, 1000), 0.02)]
 )
@@ -110,7 +110,7 @@ def test_a_healthy_server_with_uneven_latency_is_not_throttled(
 ) -> None:
     def answered(adaptive: bool) -> int:
         server = Simulated(lengths=lengths, per_token=per_token, sigma=0.6, seed=seed)
-        run(keep_busy(Limit(server, adaptive=adaptive), 600))
+        run(keep_busy(Limit(server, adaptive=adaptive), 300))
         return len(server.answered)
 
     assert answered(True) > 0.95 * answered(False)
@@ -209,8 +209,8 @@ def test_a_server_that_counts_requests_and_tokens_has_nothing_to_refuse() -> Non
 
 def test_a_server_with_a_limit_of_its_own_is_asked_within_it_and_nothing_is_lost() -> None:
     with FakeOpenAI(max_inflight=10, latency_ms=50, retry_after=0.05) as server:
-        results = over_http(OpenAI("m", base_url=server.url), 600)
+        results = over_http(OpenAI("m", base_url=server.url), 300)
         stats = server.stats()
     assert all(isinstance(r, Completion) for r in results)
     assert stats["ok_repeated"] == 0
-    assert stats["outcomes"]["429"] < 0.4 * 600
+    assert stats["outcomes"]["429"] < 0.5 * 300

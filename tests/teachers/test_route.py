@@ -57,7 +57,7 @@ def test_one_that_fails_is_rested_and_probed_and_comes_back(why: TeacherError) -
         ill.down = None
         await asyncio.sleep(65)
         assert route.status == ""
-        assert ill.flying == 10
+        assert ill.flying >= 8
         assert not await busy, "nothing was lost"
 
     run(main())
