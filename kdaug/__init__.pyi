@@ -42,9 +42,11 @@ from kdaug.teacher import Sampling as Sampling
 from kdaug.teacher import Teacher as Teacher
 from kdaug.teachers.batch import Batch as Batch
 from kdaug.teachers.fake import Fake as Fake
+from kdaug.teachers.limit import Limit as Limit
 from kdaug.teachers.local import Local as Local
 from kdaug.teachers.openai import OpenAI as OpenAI
 from kdaug.teachers.retry import Retry as Retry
+from kdaug.teachers.route import Route as Route
 from kdaug.teachers.vllm import VLLM as VLLM
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO

@@ -75,6 +75,7 @@ class Stats:
     calls: CallStats
     target: int | None = None
     budget: Budget | None = None
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Engine:
         self._draws = Random()
         self._calls = Calls(teachers, journal, state, self._over, budget, say)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
-        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget)
+        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget, teachers)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.

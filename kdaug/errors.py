@@ -46,7 +46,7 @@ class ConfigError(KdaugError):
 class TeacherError(KdaugError):
     """A call to a teacher failed.
 
-    `retry_after` is the teacher's own wish in seconds, where it gave one.
+    `retry_after` is the teacher's own wish in seconds, where it gave one (0: slow down, for as long as you like).
     """
 
     retryable: ClassVar[bool] = False

@@ -43,6 +43,10 @@ def prices_of(teachers: Iterable[Teacher], given: Mapping[str, Price]) -> dict[s
 
 def price_of(teacher: Teacher, given: Mapping[str, Price]) -> Price | None:
     """`given` names a teacher (`openai:gpt-x`) or a model (`gpt-x`), and goes before the table."""
+    if several := getattr(teacher, "teachers", ()):  # a route: whichever is asked, it costs no more than the dearest
+        prices = [price_of(one, given) for one in several]
+        known = [price for price in prices if price is not None]
+        return max(known, key=lambda p: p.input + p.output) if len(known) == len(prices) else None
     kind, _, model = teacher.name.partition(":")
     for name in (teacher.name, model):
         if name in given:

@@ -50,6 +50,7 @@ TEACHERS = {
     "local": "kdaug.teachers.local:Local",
     "batch": "kdaug.teachers.batch:Batch",
     "fake": "kdaug.teachers.fake:Fake",
+    "route": "kdaug.teachers.route:Route",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
@@ -161,6 +162,7 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
 
 def teacher(spec: str) -> Teacher:
     """A teacher from `kind:model?key=value&…`, such as `openai:gpt-x?base_url=http://localhost:8000/v1&concurrency=64`.
+    Several of them with | between are one: `route:openai:m?base_url=…|openai:m?base_url=…`.
 
     Raises ConfigError for an unknown kind or key, a value of the wrong type, or a missing extra.
     """
@@ -170,6 +172,9 @@ def teacher(spec: str) -> Teacher:
         hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not rest else ""
         raise ConfigError(f"teacher {spec!r}: {_unknown('kind', kind, tuple(TEACHERS))}{hint}")
     made = _load_class(TEACHERS[kind])
+    if kind == "route":
+        route: Teacher = made([teacher(one) for one in rest.split("|")])
+        return route
     known = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     hints = typing.get_type_hints(made.__init__)
@@ -186,10 +191,6 @@ def teacher(spec: str) -> Teacher:
     elif "model" in known and known["model"].default is inspect.Parameter.empty:
         raise ConfigError(f"teacher {spec!r}: which model? write {kind}:MODEL")
     built: Teacher = made(**arguments)
-    if kind == "openai":
-        from kdaug.teachers.retry import Retry
-
-        built = Retry(built)
     return built
 
 

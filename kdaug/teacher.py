@@ -185,6 +185,16 @@ class ScoringTeacher(Protocol):
         ...
 
 
+@runtime_checkable
+class Reporting(Protocol):
+    """A teacher that can say how it fares."""
+
+    @property
+    def status(self) -> str:
+        """A few words such as "64 of 128 slots, pausing 3 s after 429"; empty when there is nothing to say."""
+        ...
+
+
 def as_messages(prompt: str | Sequence[Message]) -> Messages:
     return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
 

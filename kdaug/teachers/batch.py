@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, ClassVar
 import orjson
 
 from kdaug.calls import Closing
-from kdaug.errors import ConfigError, KdaugError, TeacherError, TeacherTimeout, TeacherUnavailable, require
+from kdaug.errors import BadRequest, ConfigError, KdaugError, TeacherError, TeacherTimeout, TeacherUnavailable, require
 from kdaug.record import Json
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.batch_api import ENDPOINT, PATIENT, BatchAPI, passes, read_row, why_refused
 from kdaug.teachers.batch_ledger import Access, Ledger, Sent
-from kdaug.teachers.openai import OPENAI_KEY, OPENAI_URL, OpenAI
+from kdaug.teachers.endpoint import OPENAI_KEY, OPENAI_URL, Endpoint
 
 if TYPE_CHECKING:
     from openai.types import Batch as BatchObject
@@ -56,14 +56,14 @@ class _Waiting:
 class Batch:
     """A model behind an OpenAI-compatible Batches API: half the price, in up to 24 hours.
 
-    The fields that `OpenAI` has too mean what they mean there. `concurrency` is how many requests are held at most, so
-    the size of a batch; one that is larger than the provider takes (`batch_requests`, `batch_mb`) is cut. `poll`:
+    The fields that `Endpoint` has too mean what they mean there. `concurrency` is how many requests are held at most,
+    so the size of a batch; one that is larger than the provider takes (`batch_requests`, `batch_mb`) is cut. `poll`:
     seconds before the first look at a batch; the pauses grow to a minute. A request that a batch leaves unanswered, or
     that fails for a passing reason, goes into another one, `tries` in all. `settle`: seconds after a kill in which a
     batch may still appear that was being created; nothing is sent anew before.
 
-    Equal requests with equal nonces are one request, in this process and after it. Closing it lets go of the calls
-    that wait (they end with `calls.Closing`); the batches go on at the provider, and the next process finds them.
+    Equal requests with equal nonces are one request, in this process and after it. Closing it lets go of the calls that
+    wait (they end with `calls.Closing`); the batches go on at the provider, and the next process finds them.
     """
 
     holds_back: ClassVar[bool] = True
@@ -85,7 +85,7 @@ class Batch:
         require("openai", "batch", "the batch teacher")
         if min(self.batch_requests, self.batch_mb, self.poll, self.tries) <= 0 or self.settle < 0:
             raise ConfigError("batch_requests, batch_mb, poll and tries must be more than zero, settle not less")
-        self._chat = OpenAI(
+        self._chat = Endpoint(
             self.model,
             base_url=self.base_url,
             api_key_env=self.api_key_env,
@@ -132,6 +132,8 @@ class Batch:
             if self._opened:
                 raise Closing
             raise ConfigError(f"{self.name} is not open: await teacher.open(folder) first")
+        if request.sampling.logprobs:
+            raise BadRequest("logprobs are not read from batches: use openai: or vllm:")
         id = f"{request.digest(self.name)}-{request.nonce:08x}"
         if (same := self._waiting.get(id)) is not None:
             return await asyncio.shield(same.reply)

@@ -120,8 +120,8 @@ def failure_of_reply(status: int, headers: Mapping[str, str], data: bytes, *, fi
         return AccessDenied(words)
     if TOO_LONG.search(words):  # llama.cpp has said so with a 500
         return ContextTooLong(words)
-    if status >= 500:
-        return ServerError(words, retry_after=wait)
+    if status >= 500:  # 503 and 529 (Anthropic): too much work, whether or not it says how long
+        return ServerError(words, retry_after=(wait or 0.0) if status in (503, 529) else wait)
     if status in (404, 405) or 300 <= status < 400:
         where = f" (sent on to {headers['Location']})" if "Location" in headers else ""
         # At the first call: a wrong base_url, or a model that is not there or not ours. No other call would fare

@@ -18,8 +18,9 @@ from kdaug.errors import BadReply, BadRequest
 from kdaug.record import Messages
 from kdaug.teacher import TokenLogprobs
 
-BY_ID = "token_id:"  # how vLLM writes a token when it is asked for ids
-ASKED = {"logprobs": True, "return_token_ids": True, "return_tokens_as_token_ids": True}
+BY_TEXT = {"logprobs": True}  # what a request asks for
+BY_ID = {**BY_TEXT, "return_token_ids": True, "return_tokens_as_token_ids": True}
+ID = "token_id:"  # how vLLM writes a token then
 
 
 class Vocabulary:
@@ -90,8 +91,8 @@ def read_logprobs(
 
 def _id(entry: Mapping[str, Any], vocabulary: Vocabulary | None) -> int:
     token: str = entry["token"]
-    if token.startswith(BY_ID) and token.removeprefix(BY_ID).isdigit():
-        return int(token.removeprefix(BY_ID))
+    if token.startswith(ID) and token.removeprefix(ID).isdigit():
+        return int(token.removeprefix(ID))
     if vocabulary is None:
         way_out = "give tokenizer=FOLDER, the model's own, to have them as ids; or use vllm:"
         raise BadRequest(f"this API names tokens by their text: {way_out}")

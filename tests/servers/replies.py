@@ -23,6 +23,8 @@ class Config:
     hang_s: float = 3600.0
     huge_mb: int = 64
     rps: float = 0.0  # above so many requests a second (a token bucket) a 429; 0: no limit
+    tps: float = 0.0  # above so many tokens a second (of answers that went out) a 429; 0: no limit
+    works_on: int = 0  # so many at once, the others queue for their turn; 0: all
     max_inflight: int = 0  # above so many at once a 429; 0: no limit
     api_key: str = ""  # any other bearer gets a 401; empty: none is asked for
     max_completion_tokens: bool = False  # refuse `max_tokens`, as OpenAI's reasoning models do
