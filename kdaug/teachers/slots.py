@@ -101,7 +101,7 @@ class Slots:
             self._judge(now)
 
     def refused(self, sent: float, now: float, flying: int) -> bool:
-        """A call was turned away, or timed out like those before it. Many do at once: only those sent since the last cut count."""
+        """A call was turned away (or timed out). Many are at once: only those sent since the last cut count."""
         if sent < self._cut_at:
             return False
         self._ceiling = max(1.0, min(self.limit, flying))
