@@ -95,18 +95,18 @@ class Retry:
         return await self._persist(lambda: scorer.logprobs(prompt, completion, top_k), None)
 
     async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
-        failures, sent, breaker = 0, False, self._breaker
+        failures, breaker = 0, self._breaker
+        last: TeacherError | None = None
         while True:
             probe = breaker.open and await self._wait(breaker.turn(request, self.name))
             try:
-                if sent:
+                if last is not None:
                     self.retries += 1
                     if request is not None:
                         await request.again(request)
-                sent = True
                 result = await call()
             except TeacherError as e:
-                pause = self._weigh(e, failures + 1, probe)
+                last, pause = e, self._weigh(e, failures + 1, probe)
             except BaseException:
                 breaker.step_back(probe)
                 raise
