@@ -96,18 +96,17 @@ class Retry:
 
     async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
         failures, breaker = 0, self._breaker
-        failed: TeacherError | None = None
+        last: TeacherError | None = None
         while True:
             probe = breaker.open and await self._wait(breaker.turn(request, self.name))
             try:
-                if failed is not None:
+                if last is not None:
                     self.retries += 1
                     if request is not None:
-                        await request.again(request, failed)
+                        await request.again(request, last)
                 result = await call()
             except TeacherError as e:
-                failed = e
-                pause = self._weigh(e, failures + 1, probe)
+                last, pause = e, self._weigh(e, failures + 1, probe)
             except BaseException:
                 breaker.step_back(probe)
                 raise

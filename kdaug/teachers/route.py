@@ -47,6 +47,8 @@ class Route:
     def __post_init__(self) -> None:
         if not self.teachers:
             raise ConfigError("a route needs at least one teacher")
+        if held := [t.name for t in self.teachers if getattr(t, "holds_back", False)]:
+            raise ConfigError(f"{held[0]} holds its requests back: it cannot share a route")
         self._whole = Retry(_Choice([_Lane(_limited(t)) for t in self.teachers]), self.tries, patience=self.patience)
         if isinstance(self._whole, ScoringTeacher):  # an attribute of its own, so that isinstance tells the truth
             self.logprobs = self._whole.logprobs

@@ -31,7 +31,7 @@ FELL = 0.6
 SAME = 0.3  # of the log: paces nearer to each other than this (4 standard errors) are the same
 # Until the first trial without a cause; twice as long after each that was in vain. A healthy server then does 99.5 % of
 # what it can in 10 minutes, one with calls of 1 to 20 s 98 %; after 8 windows 96 %. One that works on 20 calls at once
-# has 38 in flight after 5 minutes, not 128, and 97 % of its time is used.
+# has 28 in flight after 5 minutes, not 128, and 97 % of its time is used.
 TRIAL_WINDOWS, TRIAL_SECONDS = 16, 60.0
 FEW = 8  # slots; no trial goes below, as a trial of so few takes long and so short a queue does no harm
 IN_COMMON = 8.0  # as much as two windows of 16 calls of one length have
@@ -101,7 +101,7 @@ class Slots:
             self._judge(now)
 
     def refused(self, sent: float, now: float, flying: int) -> bool:
-        """A call was turned away, or timed out. Many do at once: only those sent since the last cut count."""
+        """A call was turned away (or timed out). Many are at once: only those sent since the last cut count."""
         if sent < self._cut_at:
             return False
         self._ceiling = max(1.0, min(self.limit, flying))
@@ -154,13 +154,11 @@ class Slots:
         if busy and before.over(pace) > -log(FELL):
             best = reduce(lambda a, b: b if a.over(b) > 0 else a, self._recent, before)
             self._recent.append(pace)
-            self._interval = 1
+            # What half of them took of the time says how many were worked on (Little's law).
+            self.limit = min(limit, self.limit * max(1.0, 2 * exp(-before.over(pace))))
+            self._ceiling, self._step, self._gain, self._interval = self.limit, 1.0, 1.0, 1
             if abs(pace.over(best)) > SAME:  # fewer may be better still
                 self._try_half(pace, now)
-            else:
-                # What half of them took of the time says how many were worked on (Little's law).
-                self.limit = min(limit, self.limit * max(1.0, 2 * exp(-before.over(pace))))
-                self._ceiling, self._step, self._gain = self.limit, 1.0, 1.0
         else:  # not our doing: this is its pace now
             self.limit = limit
             self._recent.clear()
