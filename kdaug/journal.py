@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, 
 # A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
 STAGE_BITS = 40
 PAGE = 512  # commits read at a time
+SECOND_TURN = ".1"  # ends the key of a call that corrects the reply of another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +290,28 @@ class Journal:
         names = ("calls", "failed", "prompt_tokens", "completion_tokens")
         return {teacher: dict(zip(names, counts, strict=True)) for teacher, *counts in rows}
 
+    def fits(self) -> dict[str, dict[str, int]]:
+        """By teacher, what became of the replies that had to have a form: `valid` at once, `repaired`, `corrected` in a
+        second turn, or `failed`."""
+        rows = self._select(
+            "SELECT teacher, fit, second, cut, count(*) FROM ("
+            " SELECT teacher, key LIKE ? AS second, json_extract(plain, '$.fit') AS fit,"
+            " json_extract(plain, '$.finish_reason') = 'length' AS cut"
+            " FROM (SELECT teacher, key, CAST(reply AS TEXT) AS plain FROM replies"
+            "  WHERE instr(reply, CAST('\"fit\":' AS BLOB))))"  # far quicker than to parse them all
+            " GROUP BY teacher, fit, second, cut",
+            f"%{SECOND_TURN}",
+        )
+        found: dict[str, dict[str, int]] = {}
+        for teacher, fit, second, cut, count in rows:
+            outcome = "corrected" if second else fit
+            if fit == "wrong":  # what was corrected is counted by its second turn
+                outcome = "failed" if second or cut else ""
+            if outcome:
+                of_teacher = found.setdefault(teacher, dict.fromkeys(("valid", "repaired", "corrected", "failed"), 0))
+                of_teacher[outcome] += count
+        return found
+
     def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
         at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS
         query = "SELECT id, kept, dropped FROM commits WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
@@ -339,6 +362,8 @@ def _reply_to_json(reply: Completion | TeacherError) -> dict[str, Any]:
         plain["reasoning"] = reply.reasoning
     if reply.tool_calls:
         plain["tool_calls"] = reply.tool_calls
+    if reply.fit:
+        plain["fit"] = reply.fit
     return plain
 
 
@@ -352,6 +377,7 @@ def _reply_from_json(plain: Mapping[str, Any], teacher: str, key: str) -> Comple
         reasoning=plain.get("reasoning", ""),
         tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
         usage=Usage(**plain["usage"]),
+        fit=plain.get("fit", ""),
         teacher=teacher,
         key=key,
     )

@@ -49,7 +49,7 @@ class Local:
     `model`: a folder, a .gguf file or a Hub id. Up to `batch` requests are answered at once, whatever their sampling; a
     reply that ends makes the rest faster. `dtype="auto"` is bfloat16 where that is fast, else float32. Each request is
     sampled by its own seed, else its nonce; as the numbers of a batch depend a little on who is in it, that makes a
-    reply likely the same, not surely. Schemas and tools are not supported: use vllm:MODEL.
+    reply likely the same, not surely. A schema constrains nothing here (vllm:MODEL does); tools are not supported.
     """
 
     model: str | None = None
@@ -91,9 +91,8 @@ class Local:
 
     async def generate(self, request: Request) -> Completion:
         how, loaded = request.sampling, self._ready()
-        if how.schema is not None or request.tools:
-            what = "a schema" if how.schema is not None else "tools"
-            raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
+        if request.tools:
+            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
         row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))

@@ -21,7 +21,7 @@ import orjson
 from kdaug.errors import AccessDenied, BadRequest, ConfigError, TeacherError, TeacherTimeout, shorten
 from kdaug.record import Json, Message
 from kdaug.teacher import Completion, Request, Schema
-from kdaug.teachers.chat_api import failure_of, failure_of_reply, read_completion, whole_body
+from kdaug.teachers.chat_api import UNCONSTRAINED, constraint, failure_of, failure_of_reply, read_completion, whole_body
 
 if TYPE_CHECKING:
     import aiohttp
@@ -39,7 +39,8 @@ class OpenAI:
     teacher is opened and shown nowhere. Endpoints other than OpenAI's own may do without one. `timeout` is in seconds
     and covers one request from its sending to the last byte. `extra_body` adds fields to every request, such as
     `{"reasoning_effort": "low"}`; a field set to None is left out. `send_seed` sends a seed with every request (its
-    sampling's own, else its nonce). Proxies and CA bundles of the environment are honoured.
+    sampling's own, else its nonce). A schema constrains the reply where the endpoint takes `response_format` (JSON) or
+    vLLM's `structured_outputs` (a regex, a choice); one that refuses the field is asked without it. Proxies and CA bundles of the environment are honoured.
 
     Until one call has come through, calls go one at a time: a wrong key costs one.
     """
@@ -66,6 +67,7 @@ class OpenAI:
         self._official = address.hostname == urlsplit(OPENAI_URL).hostname
         # OpenAI's reasoning models take the new name only, most other servers the old one only.
         self._limit = "max_completion_tokens" if self._official else "max_tokens"
+        self._unconstrained: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -140,9 +142,9 @@ class OpenAI:
         assert self._session is not None
         if self._denied is not None:
             raise self._error(self._denied, request)
-        limit = self._limit
+        limit, form = self._limit, self._form(request.sampling.schema)
         try:
-            async with self._session.post(self._url, data=self._body(request), allow_redirects=False) as reply:
+            async with self._session.post(self._url, data=self._body(request, form), allow_redirects=False) as reply:
                 data = await whole_body(reply)
             self._heard = True
             if reply.status == 200:
@@ -152,12 +154,22 @@ class OpenAI:
             failed = e
         if limit == "max_tokens" and isinstance(failed, BadRequest) and "max_completion_tokens" in str(failed):
             self._limit = "max_completion_tokens"
+            await request.again(request)
+            return await self._ask(request)
+        if form and isinstance(failed, BadRequest) and UNCONSTRAINED.search(str(failed)):
+            self._unconstrained |= form.keys()  # from now on, words alone tell the form
+            await request.again(request)
             return await self._ask(request)
         # The server's bare words may quote the key, and a ClientResponseError holds the request's headers.
         harmless = not isinstance(failed, TeacherError | aiohttp.ClientResponseError)
         raise self._error(failed, request) from (failed if harmless else None)
 
-    def _body(self, request: Request) -> bytes:
+    def _form(self, schema: Schema | None) -> dict[str, Json]:
+        """The field that constrains the reply, where there is one that the endpoint is not known to refuse."""
+        field = {} if schema is None else constraint(schema, official=self._official)
+        return {} if field.keys() & self._unconstrained else field
+
+    def _body(self, request: Request, form: Mapping[str, Json]) -> bytes:
         """The request as the API wants it. Raises BadRequest for what the API cannot be asked."""
         how = request.sampling
         if how.logprobs:
@@ -183,8 +195,7 @@ class OpenAI:
             body["seed"] = request.nonce if how.seed is None else how.seed
         if request.tools:
             body["tools"] = request.tools
-        if how.schema is not None:
-            body["response_format"] = _response_format(how.schema)
+        body |= form
         if self.extra_body:
             body = {name: value for name, value in {**body, **self.extra_body}.items() if value is not None}
         try:
@@ -233,12 +244,6 @@ def _plain(message: Message) -> dict[str, Json]:
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
     return plain
-
-
-def _response_format(schema: Schema) -> Json:
-    if "json" not in schema:
-        raise BadRequest("this API takes a JSON schema only, no regular expression and no choice")
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema["json"]}}
 
 
 def _ca_bundle() -> ssl.SSLContext | bool:
