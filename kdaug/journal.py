@@ -260,6 +260,20 @@ class Journal:
             for key, role, teacher, request, reply in rows
         ]
 
+    def requests(self) -> Iterator[tuple[int, str, Request]]:
+        """(row, key, request) of every call, in the order in which the replies came in."""
+        row = 0
+        while page := self._select(
+            "SELECT rowid, key, request FROM replies WHERE rowid > ? ORDER BY rowid LIMIT ?", row, PAGE
+        ):
+            for row, key, request in page:
+                yield row, key, Request.from_json(orjson.loads(request))
+
+    def reply(self, row: int) -> Completion | TeacherError:
+        """The reply in a row of `requests`."""
+        [(key, teacher, reply)] = self._select("SELECT key, teacher, reply FROM replies WHERE rowid = ?", row)
+        return _reply_from_json(orjson.loads(reply), teacher, key)
+
     def commit(self, stage: int, job: int) -> Commit:
         [(kept, dropped)] = self._select("SELECT kept, dropped FROM commits WHERE id = ?", stage << STAGE_BITS | job)
         return Commit(_kept(kept), _dropped(dropped))

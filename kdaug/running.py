@@ -164,6 +164,8 @@ class _Run:
         if known is None:
             windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
             journal.set_meta("windows", list(windows))
+            journal.set_meta("slots", max((t.concurrency for t in self._teachers.values()), default=1))
+            journal.set_meta("teachers", {role: teacher.name for role, teacher in self._teachers.items()})
             journal.set_seeds(self._recipe.source.seeds)
             journal.set_meta("recipe", mine)
             return windows

@@ -21,7 +21,7 @@ ROWS = (
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "check", "show", "doctor"),
+    ("recipes", "check", "show", "doctor", "runnable"),
     ("cli",),
 )
 FOLDERS = ROWS[3]

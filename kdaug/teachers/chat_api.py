@@ -74,7 +74,7 @@ def constraint(schema: Schema, *, official: bool) -> dict[str, Json]:
 
 
 def _is_closed(schema: Json) -> bool:
-    """Whether OpenAI takes it as strict: all of its objects name their properties, need them all and allow no others."""
+    """Whether OpenAI takes it as strict: each of its objects needs all of its properties and allows no others."""
     if isinstance(schema, list):
         return all(map(_is_closed, schema))
     if not isinstance(schema, dict):

@@ -39,8 +39,10 @@ class OpenAI:
     teacher is opened and shown nowhere. Endpoints other than OpenAI's own may do without one. `timeout` is in seconds
     and covers one request from its sending to the last byte. `extra_body` adds fields to every request, such as
     `{"reasoning_effort": "low"}`; a field set to None is left out. `send_seed` sends a seed with every request (its
-    sampling's own, else its nonce). A schema constrains the reply where the endpoint takes `response_format` (JSON) or
-    vLLM's `structured_outputs` (a regex, a choice); one that refuses the field is asked without it. Proxies and CA bundles of the environment are honoured.
+    sampling's own, else its nonce). Proxies and CA bundles of the environment are honoured.
+
+    A schema constrains the reply where the endpoint takes `response_format` (JSON) or vLLM's `structured_outputs` (a
+    regex, a choice); one that refuses the field is asked without it from then on.
 
     Until one call has come through, calls go one at a time: a wrong key costs one.
     """
