@@ -53,7 +53,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
     )
 
 
-_FACTS = ("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates")
+_FACTS = ("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates", "forms")
 
 # What is trained on, by kind.
 _COLUMNS: dict[Kind, tuple[str, ...]] = {

@@ -35,8 +35,8 @@ def as_runnable(
 
     A record comes in any of the shapes that `kd.read` knows (`{"prompt": "…"}`) and leaves as `Record.to_json` writes
     it. There is no run: no journal, no gates, no resume. What the generator itself turns down is left out; its errors
-    are raised. `invoke`, `ainvoke`, `batch` and `abatch` share the teachers, which live in a thread of their own and are
-    closed at the program's end.
+    are raised. `invoke`, `ainvoke`, `batch` and `abatch` share the teachers, which live in a thread of their own and
+    are closed at the program's end.
     """
     require("langchain_core", "langchain", "a Runnable")
     from langchain_core.runnables import RunnableLambda

@@ -223,6 +223,7 @@ class _Run:
             "stages": stages,
             "kept": min(stages[-1]["kept"], recipe.target or stages[-1]["kept"]),
             "usage": journal.usage(),
+            "forms": journal.fits(),
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
             "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},

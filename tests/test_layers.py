@@ -15,7 +15,10 @@ PACKAGE = Path(kdaug.__file__).parent
 # Row by row; a module imports only from rows above its own, or from its own row within one folder.
 ROWS = (
     ("errors", "record"),
-    ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers", "structured"),
+    (
+        *("teacher", "batcher", "device", "generator", "source", "gate"),
+        *("prompts", "parsing", "judging", "answers", "structured"),
+    ),
     (
         *("journal", "calls", "engine", "recipe", "running", "progress"),
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),

@@ -74,14 +74,12 @@ class LangChain:
         """One call of the model. Raises TeacherError; an error that is no provider's is raised as it is."""
         if request.sampling.logprobs:
             raise BadRequest("LangChain has no log-probabilities with token ids: use vllm: or local:")
-        tool = None if request.tools else _tool_of(request.sampling)
+        messages = [_to_langchain(m) for m in request.messages]
         try:
-            asked, tool = self._offering(request, tool)
+            asked, as_call = self._offering(request)
             async with asyncio.timeout(self.timeout):
-                answer = await asked.ainvoke(
-                    [_to_langchain(m) for m in request.messages], **_settings(request.sampling)
-                )
-            return _completion(answer, as_text=tool is not None)
+                answer = await asked.ainvoke(messages, **_settings(request.sampling))
+            return _completion(answer, as_text=as_call)
         except Exception as e:
             failed = failure_of(e)
             if failed is None:
@@ -162,8 +160,15 @@ def _construct(address: str, arguments: Mapping[str, Any]) -> Any:
         raise ConfigError(f"{address!r} cannot be imported: {e}") from e
     try:
         return made(**arguments)
-    except (TypeError, ValueError) as e:  # pydantic's ValidationError is a ValueError
-        raise ConfigError(f"{address!r} takes other arguments: {shorten(str(e), 300)}") from e
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"{address!r} takes other arguments: {_told(e)}") from None  # what was given may be a key
+
+
+def _told(error: Exception) -> str:
+    """What is wrong, without the values that were given: pydantic's ValidationError shows them all."""
+    if not hasattr(error, "errors"):
+        return shorten(str(error), 300)
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
 
 
 def _settings(how: Sampling) -> dict[str, Any]:
