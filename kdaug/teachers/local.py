@@ -133,7 +133,7 @@ class Local:
         loaded, ids, asked = self._ready(), row.ids, row.asked
         text = loaded.chat.decode(ids[:-1] if ids[-1] in loaded.chat.ends else ids)
         cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
-        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text)
+        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text, loaded.chat.opens_thought(asked.ids))
         return Completion(
             answer,
             finish_reason=row.finish or "other",

@@ -102,7 +102,7 @@ class VLLM:
         (reply,) = out.outputs
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
-        reasoning, answer = split_thought(reply.text)
+        reasoning, answer = split_thought(reply.text, chat.opens_thought(ids))
         return Completion(
             answer,
             finish_reason=FINISH.get(reply.finish_reason, "other"),
