@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 
 from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
-from kdaug.errors import KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.errors import KdaugError, ParseError, TeacherError, TeacherUnavailable, Unrecorded, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Journal, Kept
@@ -82,6 +82,7 @@ class _Job:
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
     replies: Replies = field(default_factory=dict)
+    unrecorded: Unrecorded | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class Engine:
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
             above.kept = asyncio.Queue(max(1, below.window // WINDOW_PER_SLOT))
         self._ending: Ending | None = None
+        self._unrecorded: Unrecorded | None = None
         self._capped = False
 
     async def run(self) -> Ending:
@@ -241,8 +243,11 @@ class Engine:
             outcome = None if job.outcome is None else await asyncio.shield(job.outcome)
             if job.decided is not None:
                 commit = self._recall(line, job.decided, outcome, last)
-            elif outcome is None:
+            elif outcome is None and job.unrecorded is None:
                 return  # the run is ending and this job stays open: nothing after it is decided
+            elif outcome is None:
+                self._unrecorded = job.unrecorded  # here a replay ends, unless what came before meets the target
+                break
             else:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
@@ -257,10 +262,12 @@ class Engine:
             if not last:
                 for kept in commit.kept:
                     await line.kept.put(kept.record)
-        if last:
-            self.halt("max_jobs" if self._capped else "source")
-        else:
+        if not last:
             await line.kept.put(None)
+        elif self._unrecorded is not None:
+            self.halt("failed", self._unrecorded)
+        else:
+            self.halt("max_jobs" if self._capped else "source")
 
     def _decide(self, line: _Line, outcome: _Outcome, last: bool) -> Commit:
         kept: list[Kept] = []
@@ -330,6 +337,11 @@ class Engine:
                 return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
             return _Outcome([await child for child in one_by_one], failed)
         except Closing:
+            return None
+        except Unrecorded as e:  # a replay works ahead of where the run ended: it matters only if it comes to this job
+            job.unrecorded = e
+            if job.decided is not None:
+                self.halt("failed", e)
             return None
         except KdaugError as e:
             self.halt("failed", e)

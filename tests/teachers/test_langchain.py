@@ -190,7 +190,7 @@ def test_errors_of_providers_are_told_apart(error: Callable[[], Exception], kind
     with pytest.raises(kind) as caught:
         ask(told(lambda *_: cause), "Hi.")
     assert type(caught.value) is kind
-    assert caught.value.__cause__ is cause
+    assert type(caught.value.__cause__) is type(cause)
     assert "langchain:told-1" in str(caught.value)
 
 
