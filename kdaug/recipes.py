@@ -183,7 +183,7 @@ def teacher(spec: str) -> Teacher:
     if model:
         arguments[subject] = model
     elif known[subject].default is inspect.Parameter.empty:
-        raise ConfigError(f"teacher {spec!r}: which one? write {kind}:{subject.upper()}")
+        raise ConfigError(f"teacher {spec!r}: which {subject}? write {kind}:{subject.upper()}")
     built: Teacher = made(**arguments)
     if kind in ("openai", "langchain"):
         from kdaug.teachers.retry import Retry

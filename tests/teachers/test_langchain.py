@@ -216,7 +216,7 @@ def test_a_spec_names_the_class_and_its_arguments() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ("langchain:", "which one"),
+        ("langchain:", "which chat"),
         ("langchain:FakeListChatModel", "PACKAGE.MODULE:CLASS"),
         ("langchain:no_such_package:Chat", "no_such_package"),
         ("langchain:langchain_core.language_models:FakeListChatModel?api_key=sk-secret", "responses"),
