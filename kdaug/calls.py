@@ -2,7 +2,8 @@
 
 A call is known by its place: stage / job / scope / hash of (teacher, request) / occurrence. The scope is the generator
 (empty), or child index and gate, plus `branch` labels; the occurrence counts equal requests within a scope. So a reply
-finds its asker again after a kill, and siblings with equal text never swap replies.
+finds its asker again after a kill, and siblings with equal text never swap replies. A reply that lacks its wanted form
+is corrected by a call of its own, whose occurrence is that of the first with `.1` behind it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from kdaug.budget import Account, Budget
-from kdaug.errors import ConfigError, TeacherError
+from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.generator import Generate
-from kdaug.journal import Journal
+from kdaug.journal import SECOND_TURN, Journal
 from kdaug.lull import Lull, WaitsFor
 from kdaug.record import Json, Message
+from kdaug.structured import Form, form_of
 from kdaug.teacher import (
     Completion,
     Request,
@@ -32,6 +34,7 @@ from kdaug.teacher import (
     ScoringTeacher,
     Teacher,
     TokenLogprobs,
+    Usage,
     as_messages,
     as_schema,
     holds_back,
@@ -69,10 +72,13 @@ class CallStats:
 
 @dataclass
 class Calls:
-    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep."""
+    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep.
+
+    Without a journal nothing is kept.
+    """
 
     teachers: Mapping[str, Teacher]
-    journal: Journal
+    journal: Journal | None
     state: Path
     over: asyncio.Event
     budget: Budget | None = None
@@ -93,13 +99,17 @@ class Calls:
             raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
         return found
 
-    async def ask(self, stage: int, job: int, role: str, key: str, request: Request) -> Completion | TeacherError:
+    async def ask(
+        self, stage: int, job: int, role: str, key: str, request: Request, form: Form | None = None
+    ) -> Completion | TeacherError:
         """Asks for real. The slot is held until the reply is durable: a kill repeats at most the calls in flight.
 
-        An error that is this record's own is a reply as any other; a fatal one is raised.
+        An error that is this record's own is a reply as any other; a fatal one is raised. A teacher that passes on the
+        words of another one (a replay) names it in its reply.
         """
         teacher = self.teacher(role)
         held = partial(self.lull.held, stage, job) if holds_back(teacher) else _by_itself
+        speaker = teacher.name
         async with self._slot(teacher, held("slot")):
             started = time.perf_counter()
             reply = await self._answer(teacher, request, self._account(stage, job, teacher), held)
@@ -107,12 +117,15 @@ class Calls:
             timed[0] += 1
             timed[1] += time.perf_counter() - started
             if isinstance(reply, Completion):
-                reply = replace(reply, teacher=teacher.name, key=key)
+                speaker = reply.teacher or speaker
+                fit = form.read(reply).fit if form is not None and not reply.tool_calls else ""
+                reply = replace(reply, fit=fit, teacher=speaker, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
                 self.stats.completion_tokens += reply.usage.completion_tokens
             else:
                 self.stats.failed += 1
-            await self.journal.add_reply(stage, job, key, role, teacher.name, request, reply)
+            if self.journal is not None:
+                await self.journal.add_reply(stage, job, key, role, speaker, request, reply)
             self.stats.calls += 1
         return reply
 
@@ -248,17 +261,41 @@ class Scope:
             sampling["stop"] = tuple(sampling["stop"])
         how = Sampling(schema=as_schema(schema), logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
         request = Request(as_messages(prompt), how, tuple(tools))
+        form = None if how.schema is None else form_of(how.schema)
+        if form is not None:
+            request = form.asked(request)
         digest = request.digest(self._calls.teacher(role).name)
         occurrence = self._seen[digest]  # taken before the first await
         self._seen[digest] += 1
+        reply = await self._reply(role, request, digest, str(occurrence), form)
+        return reply if form is None else await self._fitting(role, request, str(occurrence), form, reply)
+
+    async def _reply(self, role: str, request: Request, digest: str, occurrence: str, form: Form | None) -> Completion:
+        """The reply to one call, from the journal or for real."""
         key = f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
         reply = self._known.pop(key, None)
         if reply is None:
-            nonce = int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
-            reply = await self._calls.ask(self._stage, self._job, role, key, replace(request, nonce=nonce))
+            request = replace(request, nonce=nonce_of(key))
+            reply = await self._calls.ask(self._stage, self._job, role, key, request, form)
         if isinstance(reply, TeacherError):
             raise reply
         return reply
+
+    async def _fitting(self, role: str, request: Request, occurrence: str, form: Form, reply: Completion) -> Completion:
+        """The reply in its form; if need be of a second turn, which says what is wrong (a reply that was cut off would
+        be cut off again). Raises ParseError where that does not help either."""
+        used = reply.usage
+        if reply.fit == "wrong" and not reply.cut:
+            second = form.corrected(request, reply)
+            digest = second.digest(self._calls.teacher(role).name)
+            reply = await self._reply(role, second, digest, occurrence + SECOND_TURN, form)
+            used = Usage(
+                used.prompt_tokens + reply.usage.prompt_tokens, used.completion_tokens + reply.usage.completion_tokens
+            )
+        if reply.fit == "wrong":
+            raise ParseError("schema", reply.text)
+        text = form.read(reply).text if reply.fit == "repaired" else reply.text
+        return replace(reply, text=text, usage=used)
 
     async def logprobs(
         self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
@@ -267,3 +304,8 @@ class Scope:
 
     def branch(self, label: str | int) -> Generate:
         return Scope(self._calls, self._stage, self._job, self._known, f"{self._name}:{label}")
+
+
+def nonce_of(key: str) -> int:
+    """32 bits that stand for a call's key."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=4).digest())

@@ -55,7 +55,10 @@ def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
     )
 
 
-_FACTS = ("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates", "bill")
+_FACTS = (
+    *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
+    *("bill", "forms"),
+)
 
 # What is trained on, by kind.
 _COLUMNS: dict[Kind, tuple[str, ...]] = {

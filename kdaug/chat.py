@@ -18,6 +18,7 @@ import orjson
 from kdaug.errors import BadRequest, ConfigError
 from kdaug.record import Json, Message, Messages
 
+OPENING = 8  # tokens at the end of a prompt in which an opened tag stands, also where it is no token of its own
 # Qwen3, DeepSeek-R1 and others; the opening tag may be part of the prompt.
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
 
@@ -99,6 +100,10 @@ class Chat:
         ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
         return ids
 
+    def opens_thought(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends in an opened think tag (DeepSeek-R1, QwQ): the reply begins within the thought."""
+        return str(self.tokenizer.decode(ids[-OPENING:])).rstrip().endswith("<think>")
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what the model wrote, without special tokens."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -163,11 +168,11 @@ class Chat:
         return ids, said
 
 
-def split_thought(text: str) -> tuple[str, str]:
-    """(reasoning, answer): what a model wrote between its think tags, and the rest."""
+def split_thought(text: str, opened: bool = False) -> tuple[str, str]:
+    """(reasoning, answer): what a model wrote between its think tags, and the rest. `opened`: by its prompt already."""
     if found := THOUGHT.match(text):
         return found[1].strip(), text[found.end() :]
-    if text.lstrip().startswith("<think>"):  # cut off while it thought
+    if opened or text.lstrip().startswith("<think>"):  # cut off while it thought
         return text.lstrip().removeprefix("<think>").strip(), ""
     return "", text
 

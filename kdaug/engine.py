@@ -20,7 +20,15 @@ from random import Random
 
 from kdaug.budget import Budget
 from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
-from kdaug.errors import BudgetExceeded, KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.errors import (
+    BudgetExceeded,
+    KdaugError,
+    ParseError,
+    TeacherError,
+    TeacherUnavailable,
+    Unrecorded,
+    shorten,
+)
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
@@ -88,6 +96,7 @@ class _Job:
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
     replies: Replies = field(default_factory=dict)
+    unrecorded: Unrecorded | None = None
 
 
 @dataclass(frozen=True)
@@ -160,6 +169,7 @@ class Engine:
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
             above.kept = asyncio.Queue(max(1, below.window // WINDOW_PER_SLOT))
         self._ending: Ending | None = None
+        self._unrecorded: Unrecorded | None = None
         self._capped = False
 
     async def run(self) -> Ending:
@@ -287,8 +297,11 @@ class Engine:
             outcome = None if job.outcome is None else await asyncio.shield(job.outcome)
             if job.decided is not None:
                 commit = self._recall(line, job.decided, outcome, last)
-            elif outcome is None:
+            elif outcome is None and job.unrecorded is None:
                 return  # the run is ending and this job stays open: nothing after it is decided
+            elif outcome is None:
+                self._unrecorded = job.unrecorded  # here a replay ends, unless what came before meets the target
+                break
             else:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
@@ -303,10 +316,12 @@ class Engine:
             if not last:
                 for kept in commit.kept:
                     await line.kept.put(kept.record)
-        if last:
-            self.halt("max_jobs" if self._capped else "source")
-        else:
+        if not last:
             await line.kept.put(None)
+        elif self._unrecorded is not None:
+            self.halt("failed", self._unrecorded)
+        else:
+            self.halt("max_jobs" if self._capped else "source")
 
     def _decide(self, line: _Line, outcome: _Outcome, last: bool) -> Commit:
         kept: list[Kept] = []
@@ -383,6 +398,11 @@ class Engine:
             return None
         except BudgetExceeded as e:
             self.halt(e.cap)
+            return None
+        except Unrecorded as e:  # a replay works ahead of where the run ended: it matters only if it comes to this job
+            job.unrecorded = e
+            if job.decided is not None:
+                self.halt("failed", e)
             return None
         except KdaugError as e:
             self.halt("failed", e)

@@ -11,7 +11,8 @@
     │  ├─ ContextTooLong     ┐
     │  ├─ BadRequest         │ this record's own fault: dropped with the reason
     │  ├─ Refused            ┘
-    │  └─ AccessDenied         fatal: the run stops, nothing is lost
+    │  ├─ Unrecorded         ┐ fatal: the run stops, nothing is lost
+    │  └─ AccessDenied       ┘
     ├─ ParseError            the reply lacks the expected form; carries the reply's text; a drop
     ├─ BudgetExceeded        a cap was reached: the run closes cleanly and says what it has
     ├─ TermsError            a use that a teacher's terms forbid
@@ -110,6 +111,12 @@ class Refused(TeacherError):
 
 class AccessDenied(TeacherError):
     """A wrong key, or no right to use this model."""
+
+    fatal = True
+
+
+class Unrecorded(TeacherError):
+    """The run that is replayed never made this request."""
 
     fatal = True
 

@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, 
 # A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
 STAGE_BITS = 40
 PAGE = 512  # commits read at a time
+SECOND_TURN = ".1"  # ends the key of a call that corrects the reply of another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,6 +335,20 @@ class Journal:
             for key, role, teacher, request, reply in rows
         ]
 
+    def requests(self) -> Iterator[tuple[int, str, Request]]:
+        """(row, key, request) of every call, in the order in which the replies came in."""
+        row = 0
+        while page := self._select(
+            "SELECT rowid, key, request FROM replies WHERE rowid > ? ORDER BY rowid LIMIT ?", row, PAGE
+        ):
+            for row, key, request in page:
+                yield row, key, Request.from_json(orjson.loads(request))
+
+    def reply(self, row: int) -> Completion | TeacherError:
+        """The reply in a row of `requests`."""
+        [(key, teacher, reply)] = self._select("SELECT key, teacher, reply FROM replies WHERE rowid = ?", row)
+        return self._reply_from_json(reply, teacher, key)
+
     def commit(self, stage: int, job: int) -> Commit:
         [(kept, dropped)] = self._select("SELECT kept, dropped FROM commits WHERE id = ?", stage << STAGE_BITS | job)
         return Commit(_kept(kept), _dropped(dropped))
@@ -412,6 +427,8 @@ class Journal:
             plain["reasoning"] = reply.reasoning
         if reply.tool_calls:
             plain["tool_calls"] = reply.tool_calls
+        if reply.fit:
+            plain["fit"] = reply.fit
         if reply.logprobs is not None:
             plain["logprobs"] = astuple(self.logprobs.add(reply.logprobs))
         return plain
@@ -428,10 +445,33 @@ class Journal:
             reasoning=plain.get("reasoning", ""),
             tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
             usage=Usage(**plain["usage"]),
+            fit=plain.get("fit", ""),
             logprobs=None if place is None else self.logprobs.read(Place(*place)),
             teacher=teacher,
             key=key,
         )
+
+    def fits(self) -> dict[str, dict[str, int]]:
+        """By teacher, what became of the replies that had to have a form: `valid` at once, `repaired`, `corrected` in a
+        second turn, or `failed`."""
+        rows = self._select(
+            "SELECT teacher, fit, second, cut, count(*) FROM ("
+            " SELECT teacher, key LIKE ? AS second, json_extract(plain, '$.fit') AS fit,"
+            " json_extract(plain, '$.finish_reason') = 'length' AS cut"
+            " FROM (SELECT teacher, key, CAST(reply AS TEXT) AS plain FROM replies"
+            "  WHERE instr(reply, CAST('\"fit\":' AS BLOB))))"  # far quicker than to parse them all
+            " GROUP BY teacher, fit, second, cut",
+            f"%{SECOND_TURN}",
+        )
+        found: dict[str, dict[str, int]] = {}
+        for teacher, fit, second, cut, count in rows:
+            outcome = "corrected" if second else fit
+            if fit == "wrong":  # what was corrected is counted by its second turn
+                outcome = "failed" if second or cut else ""
+            if outcome:
+                of_teacher = found.setdefault(teacher, dict.fromkeys(("valid", "repaired", "corrected", "failed"), 0))
+                of_teacher[outcome] += count
+        return found
 
     def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
         at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS

@@ -13,8 +13,7 @@ from kdaug.errors import ConfigError
 from kdaug.journal import Used
 from kdaug.teacher import Teacher
 
-# Kinds of teacher that send no bill: your own machine, a script, another run's replies.
-UNBILLED = ("local", "vllm", "serve", "fake", "replay")
+UNBILLED = ("local", "vllm", "serve", "fake")  # kinds of teacher that send no bill: your own machine, a script
 BATCH_FACTOR = 0.5  # what the providers' batch APIs charge of the usual price (OpenAI, Anthropic and Google, 2026)
 MILLION = 1_000_000
 
@@ -51,7 +50,7 @@ def price_of(teacher: Teacher, given: Mapping[str, Price]) -> Price | None:
     for name in (teacher.name, model):
         if name in given:
             return given[name]
-    if kind in UNBILLED:
+    if kind in UNBILLED or getattr(teacher, "unbilled", False):
         return Price(0.0, 0.0, "no bill")
     base_url = getattr(teacher, "base_url", None)
     found = None if base_url and _is_near(base_url) else _from_table(model, base_url)

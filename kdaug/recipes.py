@@ -49,6 +49,8 @@ TEACHERS = {
     "vllm": "kdaug.teachers.vllm:VLLM",
     "local": "kdaug.teachers.local:Local",
     "batch": "kdaug.teachers.batch:Batch",
+    "langchain": "kdaug.teachers.langchain:LangChain",
+    "replay": "kdaug.teachers.replay:Replay",
     "fake": "kdaug.teachers.fake:Fake",
     "route": "kdaug.teachers.route:Route",
 }
@@ -181,16 +183,21 @@ def teacher(spec: str) -> Teacher:
     arguments: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in known and not open_ended:
-            names = tuple(n for n in known if n not in ("model", "reply"))
+            names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
             raise ConfigError(f"teacher {spec!r}: {_unknown('key', key, names)}")
         file = RecipeFile(f"teacher {spec!r}", {})
         value = text if hints.get(key) in (str, str | None) else yaml.safe_load(text)
         arguments[key] = _coerced(file, value, hints.get(key, Any), key)
+    subject = next(name for name in ("model", "folder", "chat", "name") if name in known)
     if model:
-        arguments["model" if "model" in known else "name"] = model
-    elif "model" in known and known["model"].default is inspect.Parameter.empty:
-        raise ConfigError(f"teacher {spec!r}: which model? write {kind}:MODEL")
+        arguments[subject] = model
+    elif known[subject].default is inspect.Parameter.empty:
+        raise ConfigError(f"teacher {spec!r}: which {subject}? write {kind}:{subject.upper()}")
     built: Teacher = made(**arguments)
+    if kind == "langchain":
+        from kdaug.teachers.retry import Retry
+
+        built = Retry(built)
     return built
 
 

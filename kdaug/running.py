@@ -206,6 +206,8 @@ class _Run:
         if known is None:
             windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
             journal.set_meta("windows", list(windows))
+            journal.set_meta("slots", max((t.concurrency for t in self._teachers.values()), default=1))
+            journal.set_meta("teachers", {role: teacher.name for role, teacher in self._teachers.items()})
             journal.set_seeds(self._recipe.source.seeds)
             journal.set_meta("recipe", mine)
             return windows
@@ -263,6 +265,7 @@ class _Run:
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
             "failures": journal.failures(),
+            "forms": journal.fits(),
         }
 
     def _identity(self, status: str, ended_by: str) -> dict[str, Any]:

@@ -66,6 +66,9 @@ class Story:
             yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
         if bill.cost:
             yield f"cost: {dollars(bill.cost)}, {dollars(bill.per_kept)} a kept record"
+        for teacher, fits in self._journal.fits().items():
+            counts = ", ".join(f"{count:,} {outcome}" for outcome, count in fits.items())
+            yield f"{teacher}: of {sum(fits.values()):,} replies to a schema {counts}"
         for kind, splits in facts.get("splits", {}).items():
             yield f"dataset: {kind}: " + ", ".join(f"{count} {split}" for split, count in splits.items())
 
@@ -186,6 +189,8 @@ def _call(call: Call, scope: str) -> Iterator[str]:
     if isinstance(call.reply, Completion):
         usage = call.reply.usage
         yield f"     reply ({call.reply.finish_reason}, {usage.prompt_tokens}+{usage.completion_tokens} tokens):"
+        yield from (f"       thought: {line}" for line in call.reply.reasoning.splitlines())
         yield from (f"       {line}" for line in call.reply.text.splitlines())
+        yield from (f"       calls {tool.name}({tool.arguments})" for tool in call.reply.tool_calls)
     else:
         yield f"     failed: {call.reply}"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import orjson
 
-from kdaug.errors import ConfigError, TeacherError
+from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.record import Json, Message, Messages, ToolCall
 
 if TYPE_CHECKING:
     import numpy as np
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
+# Whether a reply to a schema has the wanted form: as it is, after a mild repair, or not; "" where none was wanted.
+Fit: TypeAlias = Literal["", "valid", "repaired", "wrong"]
 # {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
 Schema: TypeAlias = dict[str, Json]
 
@@ -25,7 +27,7 @@ Schema: TypeAlias = dict[str, Json]
 class Sampling:
     """How to sample one completion. `logprobs`: how many alternatives a token to return (0: none).
 
-    `schema` constrains the reply, in the form that `as_schema` gives.
+    `schema` is the form of the reply, as `as_schema` gives it: a teacher that can constrain its replies to it does so.
     """
 
     temperature: float = 1.0
@@ -81,6 +83,12 @@ class Request:
             plain["tools"] = list(self.tools)
         return plain
 
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Request:
+        how = {**plain["sampling"], "stop": tuple(plain["sampling"]["stop"])}
+        messages = tuple(Message.from_json(m) for m in plain["messages"])
+        return cls(messages, Sampling(**how), tuple(plain.get("tools", ())))
+
     def digest(self, teacher: str) -> str:
         """64 bits that stand for (teacher, request) in a journal key."""
         body = orjson.dumps([teacher, self.to_json()], option=orjson.OPT_SORT_KEYS)
@@ -127,7 +135,10 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A teacher's answer. `reasoning` is kept apart from `text`; `teacher` and `key` are set by the engine."""
+    """A teacher's answer. `reasoning` is kept apart from `text`; `fit`, `teacher` and `key` are set by the engine.
+
+    Of a reply to a schema, `text` is what is valid under it; the reply word for word is in the journal, under `key`.
+    """
 
     text: str
     finish_reason: FinishReason = "stop"
@@ -135,8 +146,22 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     logprobs: TokenLogprobs | None = field(default=None, compare=False)
+    fit: Fit = ""
     teacher: str = ""
     key: str = ""
+
+    @property
+    def parsed(self) -> Any:  # Any: whatever the schema of the question says
+        """The JSON value of `text`. Raises ParseError for a text that is none."""
+        try:
+            return orjson.loads(self.text)
+        except orjson.JSONDecodeError as e:
+            raise ParseError("JSON", self.text) from e
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the conversation."""
+        return Message("assistant", self.text, self.tool_calls)
 
     @property
     def cut(self) -> bool:

@@ -15,13 +15,16 @@ PACKAGE = Path(kdaug.__file__).parent
 # Row by row; a module imports only from rows above its own, or from its own row within one folder.
 ROWS = (
     ("errors", "record"),
-    ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
+    (
+        *("teacher", "batcher", "device", "generator", "source", "gate"),
+        *("prompts", "parsing", "judging", "answers", "structured"),
+    ),
     (
         *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "running", "progress"),
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "check", "estimate", "show", "doctor", "batches"),
+    ("recipes", "check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli",),
 )
 FOLDERS = ROWS[3]
@@ -31,6 +34,8 @@ HEAVY = {
     "faiss",
     "huggingface_hub",
     "jinja2",
+    "json_repair",
+    "jsonschema",
     "langchain_core",
     "matplotlib",
     "numba",

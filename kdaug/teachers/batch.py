@@ -93,7 +93,7 @@ class Batch:
             concurrency=self.concurrency,
             extra_body=self.extra_body,
         )
-        self._who = f"{self.name} at {self._chat._host}"
+        self._who = f"{self.name} at {self._chat.host}"
         self._api: BatchAPI | None = None
         self._ledger: Ledger | None = None
         self._opened = False
@@ -104,7 +104,7 @@ class Batch:
 
     def api(self) -> BatchAPI:
         """The provider, reached with the key. Raises ConfigError for a missing key."""
-        return BatchAPI(self._who, self.base_url, self._chat._read_key())
+        return BatchAPI(self._who, self.base_url, self._chat.read_key())
 
     async def open(self, state: Path) -> None:
         """Reads the key and takes up the batches of an earlier process. Raises ConfigError for a missing key."""
@@ -353,7 +353,7 @@ class Batch:
     # -- small parts -----------------------------------------------------------------------------------------------
 
     def _line(self, id: str, request: Request) -> bytes:
-        body = orjson.Fragment(self._chat._body(request))
+        body = orjson.Fragment(self._chat.body(request, self._chat.form(request.sampling.schema)))
         return orjson.dumps({"custom_id": id, "method": "POST", "url": ENDPOINT, "body": body}) + b"\n"
 
     def _of(self, sent: Sent) -> list[_Waiting]:

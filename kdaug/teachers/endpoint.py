@@ -25,7 +25,7 @@ from kdaug.errors import AccessDenied, BadRequest, ConfigError, TeacherError, Te
 from kdaug.models import find_model
 from kdaug.record import Json, Message
 from kdaug.teacher import Completion, Request, Schema
-from kdaug.teachers.chat_api import failure_of, failure_of_reply, read_completion, whole_body
+from kdaug.teachers.chat_api import UNCONSTRAINED, constraint, failure_of, failure_of_reply, read_completion, whole_body
 from kdaug.teachers.token_ids import BY_ID, BY_TEXT, Vocabulary, read_logprobs
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class Endpoint:
     `{"reasoning_effort": "low"}`; a field set to None is left out. `send_seed` sends a seed with every request (its
     sampling's own, else its nonce). `tokenizer`: the model's own, a folder or Hub id, by which the tokens of a reply's
     logprobs are told; a vLLM server says them itself. Proxies and CA bundles of the environment are honoured.
+
+    A schema constrains the reply where the endpoint takes `response_format` (JSON) or vLLM's `structured_outputs` (a
+    regex, a choice); one that refuses the field is asked without it from then on.
 
     Until one call has come through, calls go one at a time: a wrong key costs one, and no other for a minute.
     """
@@ -70,10 +73,11 @@ class Endpoint:
             raise ConfigError("base_url holds a user name or password: put the key into a variable, see api_key_env")
         if self.concurrency < 1 or self.timeout <= 0:
             raise ConfigError("concurrency and timeout must be more than zero")
-        self._host = address.netloc
+        self.host = address.netloc
         self._official = address.hostname == urlsplit(OPENAI_URL).hostname
         # OpenAI's reasoning models take the new name only, most other servers the old one only.
         self._limit = "max_completion_tokens" if self._official else "max_tokens"
+        self._unconstrained: set[str] = set()
         self._session: aiohttp.ClientSession | None = None
 
     @property
@@ -85,7 +89,7 @@ class Endpoint:
         import aiohttp
 
         await self.aclose()
-        self._key = self._read_key()
+        self._key = self.read_key()
         headers = {"Content-Type": "application/json", "User-Agent": "kdaug"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -154,9 +158,9 @@ class Endpoint:
         assert self._session is not None
         if self._denied is not None:
             raise self._error(self._denied, request)
-        limit = self._limit
+        limit, form = self._limit, self.form(request.sampling.schema)
         try:
-            async with self._session.post(self._url, data=self._body(request), allow_redirects=False) as reply:
+            async with self._session.post(self._url, data=self.body(request, form), allow_redirects=False) as reply:
                 data = await whole_body(reply)
             self._heard = True
             if reply.status == 200:
@@ -166,6 +170,10 @@ class Endpoint:
             failed = e
         if limit == "max_tokens" and isinstance(failed, BadRequest) and "max_completion_tokens" in str(failed):
             self._limit = "max_completion_tokens"
+            await request.again(request, failed)
+            return await self._ask(request)
+        if form and isinstance(failed, BadRequest) and UNCONSTRAINED.search(str(failed)):
+            self._unconstrained |= form.keys()  # from now on, words alone tell the form
             await request.again(request, failed)
             return await self._ask(request)
         # The server's bare words may quote the key, and a ClientResponseError holds the request's headers.
@@ -178,7 +186,12 @@ class Endpoint:
         view = read_logprobs(orjson.loads(data), request.messages, top_k, self._vocabulary)
         return replace(completion, logprobs=view)
 
-    def _body(self, request: Request) -> bytes:
+    def form(self, schema: Schema | None) -> dict[str, Json]:
+        """The field that constrains the reply, where there is one that the endpoint is not known to refuse."""
+        field = {} if schema is None else constraint(schema, official=self._official)
+        return {} if field.keys() & self._unconstrained else field
+
+    def body(self, request: Request, form: Mapping[str, Json]) -> bytes:
         """The request as the API wants it. Raises BadRequest for what the API cannot be asked."""
         how = request.sampling
         body: dict[str, Any] = {  # Any: JSON
@@ -205,8 +218,7 @@ class Endpoint:
             body["seed"] = request.nonce if how.seed is None else how.seed
         if request.tools:
             body["tools"] = request.tools
-        if how.schema is not None:
-            body["response_format"] = _response_format(how.schema)
+        body |= form
         if self.extra_body:
             body = {name: value for name, value in {**body, **self.extra_body}.items() if value is not None}
         try:
@@ -221,13 +233,13 @@ class Endpoint:
             words = str(plain)  # it went through here before: another call's error, shared
         else:
             words = shorten(str(plain), 300)
-            words = f"{self.name} at {self._host}: {words.replace(self._key, '***') if self._key else words}"
+            words = f"{self.name} at {self.host}: {words.replace(self._key, '***') if self._key else words}"
         error = type(plain)(words, request=request, teacher=self.name, retry_after=plain.retry_after)
         if isinstance(error, AccessDenied) and self._denied is None:
             self._denied, self._denied_at = error, time.monotonic()
         return error
 
-    def _read_key(self) -> str:
+    def read_key(self) -> str:
         if self.api_key_file is not None:
             where = f"the file {self.api_key_file}"
             try:
@@ -239,7 +251,7 @@ class Endpoint:
             key = os.environ.get(self.api_key_env, "").strip()
         named = self._official or self.api_key_file is not None or self.api_key_env != OPENAI_KEY
         if not key and named:
-            raise ConfigError(f"no API key for {self.name} at {self._host}: {where} is empty or not set")
+            raise ConfigError(f"no API key for {self.name} at {self.host}: {where} is empty or not set")
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(f"the API key in {where} holds spaces or characters that no key has")
         return key
@@ -255,12 +267,6 @@ def _plain(message: Message) -> dict[str, Json]:
     if message.tool_call_id is not None:
         plain["tool_call_id"] = message.tool_call_id
     return plain
-
-
-def _response_format(schema: Schema) -> Json:
-    if "json" not in schema:
-        raise BadRequest("this API takes a JSON schema only, no regular expression and no choice")
-    return {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema["json"]}}
 
 
 def _ca_bundle() -> ssl.SSLContext | bool:

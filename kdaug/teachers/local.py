@@ -50,8 +50,8 @@ class Local:
     `model`: a folder, a .gguf file or a Hub id. Up to `batch` requests are answered at once, whatever their sampling; a
     reply that ends makes the rest faster. `dtype="auto"` is bfloat16 where that is fast, else float32. Each request is
     sampled by its own seed, else its nonce; as the numbers of a batch depend a little on who is in it, that makes a
-    reply likely the same, not surely. At the end of a run the batch that is being computed is given up. Schemas and
-    tools are not supported: use vllm:MODEL.
+    reply likely the same, not surely. At the end of a run the batch that is being computed is given up. A schema
+    constrains nothing here (vllm:MODEL does); tools are not supported.
     """
 
     model: str | None = None
@@ -94,9 +94,8 @@ class Local:
 
     async def generate(self, request: Request) -> Completion:
         how, loaded = request.sampling, self._ready()
-        if how.schema is not None or request.tools:
-            what = "a schema" if how.schema is not None else "tools"
-            raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
+        if request.tools:
+            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
         try:
@@ -143,7 +142,7 @@ class Local:
         loaded, ids, asked = self._ready(), row.ids, row.asked
         text = loaded.chat.decode(ids[:-1] if ids[-1] in loaded.chat.ends else ids)
         cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
-        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text)
+        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text, loaded.chat.opens_thought(asked.ids))
         return Completion(
             answer,
             finish_reason=row.finish or "other",

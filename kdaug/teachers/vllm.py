@@ -102,7 +102,7 @@ class VLLM:
         (reply,) = out.outputs
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
-        reasoning, answer = split_thought(reply.text)
+        reasoning, answer = split_thought(reply.text, chat.opens_thought(ids))
         view = _view(reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None
         return Completion(
             answer,

@@ -258,6 +258,8 @@ class Server(asyncio.Protocol):
             return "401"
         if config.max_completion_tokens and "max_tokens" in request:
             return "max_tokens"
+        if config.schemas == "refuse" and not request.keys().isdisjoint(("response_format", "structured_outputs")):
+            return "schema"
         mark = MARK.search(raw)
         if mark and (not mark[2] or attempt <= int(mark[2])):
             return mark[1].decode()

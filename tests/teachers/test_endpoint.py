@@ -223,10 +223,26 @@ def test_a_prompt_that_is_no_text_is_its_own_fault(server: FakeOpenAI) -> None:
     assert type(error) is BadRequest
 
 
-@pytest.mark.parametrize("how", [Sampling(schema={"regex": "a+"}), Sampling(schema={"choice": ["a"]})])
-def test_what_the_api_cannot_do_is_refused_without_a_call(server: FakeOpenAI, how: Sampling) -> None:
-    assert type(outcome(Endpoint("fake-model", base_url=server.url), Request(user("Hi."), how))) is BadRequest
-    assert server.stats()["total"] == 0
+def test_a_schema_goes_out_in_the_servers_own_words(server: FakeOpenAI) -> None:
+    server.configure(trace=True)
+    loose = {"type": "object", "properties": {"name": {"type": "string"}}}
+    closed = {**loose, "required": ["name"], "additionalProperties": False}
+    teacher = Endpoint("fake-model", base_url=server.url)
+    answer(teacher, Request(user("Hi."), Sampling(schema={"choice": ["a", "b"]})))
+    assert sent(server)["structured_outputs"] == {"choice": ["a", "b"]}
+    assert "response_format" not in sent(server)
+    for schema, strict in ((loose, False), (closed, True), ({"anyOf": [closed, loose]}, False)):
+        answer(teacher, Request(user("Hi."), Sampling(schema={"json": schema})))
+        told = sent(server)["response_format"]["json_schema"]
+        assert (told["schema"], told["strict"]) == (schema, strict)
+
+
+def test_a_server_that_cannot_constrain_is_asked_once_whether_it_can(server: FakeOpenAI) -> None:
+    server.configure(schemas="refuse")
+    asked = [Request(user(str(n)), Sampling(schema={"json": {"type": "object"}})) for n in range(20)]
+    results = outcomes(Endpoint("fake-model", base_url=server.url), *asked)
+    assert all(isinstance(r, Completion) for r in results)
+    assert server.stats()["outcomes"] == {"schema": 1, "ok": 20}
 
 
 def test_a_wrong_key_costs_one_call(server: FakeOpenAI) -> None:
@@ -495,13 +511,29 @@ def completed(**message: Any) -> bytes:
 
 
 def test_odd_replies_are_read() -> None:
-    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "four"}]
-    assert read_completion(completed(content=parts), {}).text == "four"
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "two and two"}]}
+    parts = read_completion(completed(content=[thinking, {"type": "text", "text": "four"}]), {})
+    assert (parts.reasoning, parts.text) == ("two and two", "four")
     assert read_completion(completed(content="four", reasoning="two and two"), {}).reasoning == "two and two"
     call = {"function": {"name": "add", "arguments": {"a": 1}}}
     assert read_completion(completed(content=None, tool_calls=[call]), {}).tool_calls == (
         ToolCall("", "add", '{"a":1}'),
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "reasoning", "text"),
+    [
+        ({"content": "<think>\nHm.\n</think>\n\n4"}, "Hm.", "4"),
+        ({"content": "Hm.</think>4"}, "Hm.", "4"),  # opened by the chat template of the server
+        ({"content": "<think>Hm, 2"}, "Hm, 2", ""),  # cut off
+        ({"content": "Use <think> in it.", "reasoning_content": "Hm."}, "Hm.", "Use <think> in it."),
+        ({"content": None, "reasoning_content": "Hm, 2"}, "Hm, 2", ""),
+    ],
+)
+def test_a_thought_is_kept_apart_however_it_comes(message: dict[str, Any], reasoning: str, text: str) -> None:
+    reply = read_completion(completed(**message), {})
+    assert (reply.reasoning, reply.text) == (reasoning, text)
 
 
 @pytest.mark.parametrize(

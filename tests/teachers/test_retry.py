@@ -193,7 +193,7 @@ def test_every_repeated_sending_is_announced_and_may_be_forbidden() -> None:
     async def again(request: Request, failed: TeacherError | None = None) -> None:
         announced.append(request)
         if len(announced) == 3:
-            raise BudgetExceeded("the cap is reached")
+            raise BudgetExceeded("the cap is reached", "max_cost")
 
     request = Request(user("Hello."), again=again)
     fake = failing(1000, ServerError("try later"))

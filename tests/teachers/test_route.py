@@ -103,7 +103,7 @@ def test_a_request_does_not_wait_while_another_endpoint_is_idle() -> None:
 
 def test_the_budget_may_forbid_another_endpoint() -> None:
     async def again(request: Request, failed: TeacherError | None = None) -> None:
-        raise BudgetExceeded("the cap is reached")
+        raise BudgetExceeded("the cap is reached", "max_cost")
 
     other = Simulated()
     with pytest.raises(BudgetExceeded):
