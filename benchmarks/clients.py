@@ -17,11 +17,11 @@ from pathlib import Path
 from kdaug.dataset import Dataset, is_dataset
 
 HERE = Path(__file__).parent
-# What each peer is called on PyPI, by the name of its environment and of its script.
+# What each peer is called on PyPI, by the name of its environment.
 PEERS = {
     "curator": "bespokelabs-curator",
-    "data_designer": "data-designer",
-    "sdg_hub": "sdg-hub",
+    "data-designer": "data-designer",
+    "sdg-hub": "sdg-hub",
     "distilabel": "distilabel",
 }
 
@@ -120,7 +120,8 @@ def peers(folder: Path | None) -> list[Client]:
     found = []
     for name, package in PEERS.items():
         python = folder.resolve() / name / "bin" / "python"
-        found.append(Client(package, str(python) if python.exists() else None, f"with_{name}.py", package))
+        script = f"with_{name.replace('-', '_')}.py"
+        found.append(Client(name, str(python) if python.exists() else None, script, package))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What a call to a teacher costs: kdaug beside a bare aiohttp loop, the openai package, and each peer that is installed.
+"""What a call to a teacher costs: kdaug beside a bare aiohttp loop, the openai package and its peers.
 
     python benchmarks/teacher.py --peers ~/peers        the peers' environments: ~/peers/curator/bin/python, …
 
@@ -10,6 +10,7 @@ calls, the cost of a start taken off.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,16 +25,7 @@ from servers.run import FakeOpenAI
 
 IN_FLIGHT = 128
 Figures = dict[str, float]
-HEAD = (
-    "client",
-    "wall s at 200 ms",
-    "at 0 ms",
-    "CPU s at 200 ms",
-    "at 0 ms",
-    "in flight",
-    "peak MB",
-    "first request s",
-)
+HEAD = ("client", "wall s: 200 ms", "0 ms", "CPU s: 200 ms", "0 ms", "mean in flight", "peak MB", "first request s")
 
 
 def ask(client: Client, number: int, latency: float, folder: Path, server: FakeOpenAI) -> Figures:
@@ -105,9 +97,8 @@ def bounds_of(figures: dict[str, dict[int, Figures]], number: int, names: Sequen
     for key, word, limit in (("wall_s", "wall", 2.5), ("cpu_s", "CPU", 3.0)):
         for ms in (200, 0) if names else ():
             best = min(figures[name][ms][key] for name in names)
-            bounds.append(
-                Bound(f"{word} of the best peer over kdaug's at {ms} ms", best / figures["kdaug"][ms][key], limit)
-            )
+            ratio = best / figures["kdaug"][ms][key]
+            bounds.append(Bound(f"{word} of the best peer over kdaug's at {ms} ms", ratio, limit))
     wall = slow["wall_s"] / raw_slow["wall_s"]
     return [*bounds, Bound(f"wall over raw aiohttp, {number:,} calls", wall, 1.6 if quick else 1.35, most=True)]
 
@@ -120,32 +111,30 @@ def main() -> int:
     number, rounds = 2_000, 1 if given.quick else 3
     others = [] if given.quick else [*openai_clients(), *peers(given.peers)]
     found = [c for c in others if c.python]
+    versions = {c.name: c.version() for c in found}
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as name, FakeOpenAI() as server:
         folder = Path(name)
         figures = round_robin([RAW, KDAUG, *found], number, (200, 0), rounds, folder, server)
-        missing = [[c.name, "not installed", *[""] * (len(HEAD) - 2)] for c in others if not c.python]
-        versions = {c.name: c.version() for c in found}
+        load.append(os.getloadavg()[0])
         rows = [row(f"{c} {versions.get(c, '')}".strip(), at) for c, at in figures.items()]
+        missing = [[c.name, "not installed", *[""] * (len(HEAD) - 2)] for c in others if not c.python]
         print(table(HEAD, [*rows, *missing]), flush=True)
-        bounds = bounds_of(figures, number, [c.name for c in found if c.package != "openai"], given.quick)
-        more: dict[str, object] = {}
-        if not given.quick:
-            many = round_robin([RAW, KDAUG], 10_000, (200,), rounds, folder, server)
-            more["calls_10000"] = many
-            wall = {c: at[200]["wall_s"] for c, at in many.items()}
-            print(f"10,000 calls at 200 ms: {', '.join(f'{c} {s:.2f} s' for c, s in wall.items())}", flush=True)
-            bounds.insert(
-                0, Bound("wall over raw aiohttp, 10,000 calls", wall["kdaug"] / wall["raw aiohttp"], 1.1, most=True)
-            )
-        sizes = (1_000, 5_000) if given.quick else (1_000, 20_000)
-        cost = per_call(KDAUG, sizes, rounds, folder, server)
-        if given.long:
-            cost |= per_call(KDAUG, (200_000,), 1, folder, server)
-        print(f"CPU a call: {', '.join(f'{ms:.2f} ms at {n:,} calls' for n, ms in cost.items())}")
-        flat = max(cost.values()) / cost[1_000]
-        bounds.insert(0, Bound("CPU a call over that at 1,000 calls", flat, 1.5 if given.quick else 1.2, most=True))
-    more |= {"calls": number, "in_flight": IN_FLIGHT, "versions": versions, "cpu_ms_per_call": cost}
-    return finish("teacher", given, {"clients": figures, **more}, bounds)
+        many = {} if given.quick else round_robin([RAW, KDAUG], 10_000, (200,), rounds, folder, server)
+        cost = per_call(KDAUG, (1_000, 5_000 if given.quick else 20_000), rounds, folder, server)
+        cost |= per_call(KDAUG, (200_000,), 1, folder, server) if given.long else {}
+        load.append(os.getloadavg()[0])
+    flat = max(cost.values()) / cost[1_000]
+    print(f"CPU a call: {', '.join(f'{ms:.2f} ms at {n:,} calls' for n, ms in cost.items())}")
+    bounds = [Bound("CPU a call over that at 1,000 calls", flat, 1.5 if given.quick else 1.2, most=True)]
+    if many:
+        wall = {c: at[200]["wall_s"] for c, at in many.items()}
+        print(f"10,000 calls at 200 ms: {', '.join(f'{c} {s:.2f} s' for c, s in wall.items())}")
+        ratio = wall["kdaug"] / wall["raw aiohttp"]
+        bounds.append(Bound("wall over raw aiohttp, 10,000 calls", ratio, 1.1, most=True))
+    bounds += bounds_of(figures, number, [c.name for c in found if c.package != "openai"], given.quick)
+    more = {"calls": number, "in_flight": IN_FLIGHT, "versions": versions, "load": load, "cpu_ms_per_call": cost}
+    return finish("teacher", given, {"clients": figures, "calls_10000": many, **more}, bounds)
 
 
 if __name__ == "__main__":
