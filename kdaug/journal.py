@@ -239,12 +239,11 @@ class Journal:
         self._add((ADD_META, (f"redone.{stage}", orjson.dumps(rows).decode())), durable)
         await durable
 
-    def set_seeds(self, seeds: Iterable[Record]) -> None:
-        """Keeps the seeds with the run, so that a record's story goes back to them."""
+    def set_seeds(self, seeds: Iterable[tuple[str, bytes]]) -> None:
+        """Keeps the seeds (id, JSON) with the run, so that a record's story goes back to them."""
         with self._guarded("write"):
             self._writer.execute("BEGIN")
-            rows = ((seed.id, orjson.dumps(seed.to_json())) for seed in seeds)
-            self._writer.executemany("INSERT OR IGNORE INTO seeds VALUES (?, ?)", rows)
+            self._writer.executemany("INSERT OR IGNORE INTO seeds VALUES (?, ?)", seeds)
             self._writer.execute("COMMIT")
 
     def close(self) -> None:

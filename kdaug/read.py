@@ -6,7 +6,7 @@ What is wrong stops the reading with its place: `seeds.jsonl:3`, `seeds.csv: row
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ class Seeds(Sequence[Record]):
     """
 
     packed: tuple[bytes, ...]
+    ids: tuple[str, ...]
     shape: str
     source: str
     notes: tuple[str, ...] = ()
@@ -77,7 +78,17 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
         notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
     if unread:
         notes.append(f"fields not read: {', '.join(unread)}")
-    return Seeds(tuple(kept.values()), shape.name, str(source), tuple(notes))
+    return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes))
+
+
+def ids_of(records: Sequence[Record]) -> Sequence[str]:
+    """The ids of records, without making those that are held as JSON."""
+    return records.ids if isinstance(records, Seeds) else [record.id for record in records]
+
+
+def packed_of(records: Sequence[Record]) -> Iterable[bytes]:
+    """The JSON of records, in their order."""
+    return records.packed if isinstance(records, Seeds) else (orjson.dumps(record.to_json()) for record in records)
 
 
 def _unpack(packed: bytes) -> Record:

@@ -17,6 +17,7 @@ from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
 from kdaug.prices import Price
+from kdaug.read import ids_of
 from kdaug.record import Record
 from kdaug.source import Source
 from kdaug.teacher import Teacher
@@ -123,10 +124,10 @@ def _describe(part: object) -> Any:
     if isinstance(part, Mapping):
         return {str(k): _describe(v) for k, v in part.items()}
     if isinstance(part, Sequence):
-        items = [_describe(item) for item in part]  # one pass: records may be read anew at each
         if part and isinstance(part[0], Record):
-            return f"{len(part)} records {hashlib.blake2b(''.join(items).encode(), digest_size=8).hexdigest()}"
-        return items
+            ids = "".join(ids_of(part))
+            return f"{len(part)} records {hashlib.blake2b(ids.encode(), digest_size=8).hexdigest()}"
+        return [_describe(item) for item in part]
     if isinstance(part, (set, frozenset)):
         return sorted(_describe(item) for item in part)
     if isinstance(part, Path) or (callable(part) and hasattr(part, "__qualname__")):

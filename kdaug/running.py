@@ -29,6 +29,7 @@ from kdaug.errors import ConfigError, KdaugError
 from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of
 from kdaug.progress import Log, reasons, watching
+from kdaug.read import ids_of, packed_of
 from kdaug.recipe import Recipe, check_roles, differences, fingerprint_of, template_digests
 from kdaug.record import Record
 from kdaug.source import hold_out
@@ -208,7 +209,8 @@ class _Run:
             journal.set_meta("windows", list(windows))
             journal.set_meta("slots", max((t.concurrency for t in self._teachers.values()), default=1))
             journal.set_meta("teachers", {role: teacher.name for role, teacher in self._teachers.items()})
-            journal.set_seeds(self._recipe.source.seeds)
+            seeds = self._recipe.source.seeds
+            journal.set_seeds(zip(ids_of(seeds), packed_of(seeds), strict=True))
             journal.set_meta("recipe", mine)
             return windows
         if changed := [d for d in differences(known, mine) if not d.startswith("name:")]:
