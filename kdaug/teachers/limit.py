@@ -14,6 +14,8 @@ from kdaug.teachers.breaker import LONGEST_WISH, clock
 from kdaug.teachers.slots import Slots
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds, where it refuses and does not say for how long; doubled each time
+# Of so many outcomes, a share of refusals that is no limit: at 3 % by chance, 98 of 100 windows stay below.
+RECENT, LONE = 32, 1 / 8
 LATE = 3  # timeouts in a row are a refusal; one alone is an accident (at a rate of 1 %, three are 1 in a million calls)
 BURST = 1.0  # seconds' worth that may go at once; a minute then refills what is left of the limit
 BYTES_PER_TOKEN = 4.0  # of English text; corrected by what the usage says
@@ -30,7 +32,8 @@ class Limit:
     that failed keeps its estimate. (A provider that counts `max_tokens` itself, as Azure does, refuses earlier.)
 
     `adaptive`: fewer calls than `concurrency` are in flight while the teacher refuses some or has them wait, see
-    `Slots`. One refusal pauses all calls, for as long as it asks (at most 120 s), else 0.5 s, doubled each time.
+    `Slots`. A refusal pauses all calls, for as long as it asks (at most 120 s), else 0.5 s, doubled each time; one that
+    comes alone among many answers is that call's own affair, which waits by itself.
 
     `status` says in a few words what holds calls back; it is empty when nothing does.
     """
@@ -50,6 +53,7 @@ class Limit:
         self._flying = 0
         self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
+        self._recent: deque[bool] = deque(maxlen=RECENT)  # which of the last calls were refused
         self._paused_until, self._refusals, self._late, self._why = 0.0, 0, 0, ""
         if isinstance(self.teacher, ScoringTeacher):  # an attribute of its own, so that isinstance tells the truth
             self.logprobs = self._logprobs
@@ -188,6 +192,7 @@ class Limit:
 
     def _came_through(self, sent: float, tokens: int) -> None:
         self._refusals = self._late = 0
+        self._recent.append(False)
         if self.adaptive:
             self._slots.came_through(sent, clock(), tokens, self._flying)
 
@@ -197,6 +202,10 @@ class Limit:
         refused = isinstance(error, RateLimited) or asked
         late = isinstance(error, TeacherTimeout)
         self._late += late
+        if refused:
+            self._recent.append(True)
+            if sum(self._recent) <= LONE * len(self._recent):
+                return
         if self.adaptive and (refused or (late and self._late >= LATE)):
             self._slots.refused(sent, now, self._flying)
         if not refused:
