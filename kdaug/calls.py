@@ -89,6 +89,7 @@ class Calls:
         self.lull = Lull(self.stats, self.say)
         self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._broken = False  # a fatal error is on its way up, which will end the run
         self._quiet = asyncio.Event()
         self._quiet.set()
 
@@ -149,6 +150,7 @@ class Calls:
             if account is not None:
                 account.failed(e, last=not e.fatal)
             if e.fatal:
+                self._broken = True
                 raise
             return e
         if account is not None:
@@ -211,7 +213,7 @@ class Calls:
         with waiting:
             await self._slots[id(teacher)].acquire()
         try:
-            if self.over.is_set():
+            if self.over.is_set() or self._broken:
                 raise Closing
             self.stats.in_flight += 1
             self._quiet.clear()

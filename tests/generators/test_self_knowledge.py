@@ -118,7 +118,7 @@ def test_when_every_call_fails_or_nobody_is_to_blame_the_engine_hears_of_it() ->
         run(Student([RateLimited("slow down")] * 4))
     with pytest.raises(RateLimited):
         run(Student(["a", "b"], {text: [RateLimited("slow down")] * 3 for text in "ab"}), samples=2)
-    for error in (TeacherUnavailable("nobody there"), BudgetExceeded("a cap")):
+    for error in (TeacherUnavailable("nobody there"), BudgetExceeded("a cap", "max_cost")):
         with pytest.raises(type(error)):
             run(Student(["a", error, "b", "c"]))
 
