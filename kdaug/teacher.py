@@ -94,9 +94,11 @@ class Usage:
 class TokenLogprobs:
     """A model's own view of T tokens, at temperature 1.
 
-    `token_ids` [T], `token_logprobs` [T], `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the
-    probability outside the top k.
+    `context_ids` [C]: all that the model saw before them (the rendered prompt). `token_ids` [T], `token_logprobs` [T],
+    `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the probability outside the top k.
     """
+
+    context_ids: np.ndarray[Any, Any]
 
     token_ids: np.ndarray[Any, Any]
     token_logprobs: np.ndarray[Any, Any]

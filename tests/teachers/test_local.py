@@ -186,7 +186,7 @@ def test_scores_agree_with_transformers(local: Local) -> None:
         return await asyncio.gather(local.logprobs(prompt, answer, 5), local.logprobs(*longer, 5))
 
     view, _ = run(in_a_batch())
-    assert view.token_ids.tolist() == after
+    assert (view.context_ids.tolist(), view.token_ids.tolist()) == (before, after)
     assert view.token_logprobs.dtype == np.float32
     direct = expected.gather(1, torch.tensor(after)[:, None]).squeeze(1)
     np.testing.assert_allclose(view.token_logprobs, direct, atol=1e-4)
@@ -207,6 +207,8 @@ def test_the_likeliest_token_is_the_one_that_a_greedy_answer_takes(local: Local)
     assert len(reply.logprobs.token_ids) == reply.usage.completion_tokens
     scored = run(local.logprobs(user(question), assistant(reply.text), 4))
     assert scored.token_ids.tolist() == reply.logprobs.token_ids.tolist()  # the end of the turn included
+    assert local._loaded is not None
+    assert local._loaded.chat.ask(user(question)) == reply.logprobs.context_ids.tolist() == scored.context_ids.tolist()
     np.testing.assert_allclose(scored.top_logprobs, reply.logprobs.top_logprobs, atol=1e-3)
 
 

@@ -156,7 +156,7 @@ class Scorer(Fake):
         if self.scored == 1:
             raise ServerError("try later")
         none = np.zeros(0)
-        return TokenLogprobs(none, none, none, none, none)
+        return TokenLogprobs(none, none, none, none, none, none)
 
 
 def test_scoring_is_tried_again_too() -> None:
