@@ -9,8 +9,6 @@ calls    2,000 chat completions at 200 ms, 128 in flight: the whole process, sta
 
 from __future__ import annotations
 
-import asyncio
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import overload
 
+from clients import KDAUG, RAW, Task, write_prompts
 from harness import Bound, finish, measured, options
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -87,58 +86,24 @@ def memory(number: int, folder: Path) -> float:
 
 def calls(number: int, rounds: int, folder: Path) -> dict[str, float]:
     """Round-robin, so that a busy moment of the machine meets both alike."""
-    prompts = folder / "prompts.jsonl"
-    prompts.write_text("".join(json.dumps({"prompt": f"question {i}"}) + "\n" for i in range(number)), "utf-8")
-    ours, raw = [], []
+    prompts = write_prompts(folder / "prompts.jsonl", number)
+    used: dict[str, list[dict[str, float]]] = {"kdaug": [], "aiohttp": []}
     with FakeOpenAI(latency_ms=200) as server:
         for turn in range(rounds):
-            raw.append(measured([sys.executable, __file__, "--raw", server.url, "--prompts", str(prompts)]))
-            spec = f"openai:m?base_url={server.url}&concurrency={IN_FLIGHT}"
-            run = ["run", "respond", "--seeds", str(prompts), "--teacher", spec, "--out", str(folder / f"calls{turn}")]
-            ours.append(measured([sys.executable, "-m", "kdaug.cli", *run, "--quiet"]))
-    return {
-        "calls": number,
-        "ideal_s": number / IN_FLIGHT * 0.2,
-        **{f"kdaug_{key}": median(one[key] for one in ours) for key in ours[0]},
-        **{f"aiohttp_{key}": median(one[key] for one in raw) for key in raw[0]},
-    }
-
-
-async def raw_loop(url: str, prompts: Path) -> None:
-    """The floor: a worker pool on one aiohttp session, every answer appended to a file."""
-    import aiohttp
-    import orjson
-
-    lines = iter(prompts.read_bytes().splitlines())  # noqa: ASYNC240 - before the first request
-    with tempfile.TemporaryFile() as out:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-            async def worker() -> None:
-                for line in lines:
-                    row = orjson.loads(line)
-                    message = {"role": "user", "content": row["prompt"]}
-                    body = orjson.dumps({"model": "m", "messages": [message]})
-                    headers = {"Content-Type": "application/json"}
-                    async with session.post(f"{url}/chat/completions", data=body, headers=headers) as reply:
-                        found = orjson.loads(await reply.read())
-                    row["completion"] = found["choices"][0]["message"]["content"]
-                    out.write(orjson.dumps(row) + b"\n")
-
-            await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
+            for name, client in (("aiohttp", RAW), ("kdaug", KDAUG)):
+                task = Task(server.url, prompts, number, folder / f"{name}{turn}", IN_FLIGHT)
+                used[name].append(measured(client.command(task), client.environment(task)))
+    medians = {f"{name}_{key}": median(one[key] for one in ran) for name, ran in used.items() for key in ran[0]}
+    return {"calls": number, "ideal_s": number / IN_FLIGHT * 0.2, **medians}
 
 
 def main() -> int:
     parser = options(__doc__)
     parser.add_argument("--one", type=int, help="(one run of this many records, for the memory rows)")
-    parser.add_argument("--raw", help="(the bare aiohttp loop against this server)")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--prompts", type=Path)
     given = parser.parse_args()
     if given.one:
         run_once(given.one, given.out)
-        return 0
-    if given.raw:
-        asyncio.run(raw_loop(given.raw, given.prompts))
         return 0
     small, large, number, rounds = (2_000, 10_000, 500, 1) if given.quick else (10_000, 100_000, 2_000, 3)
     with tempfile.TemporaryDirectory() as name:
@@ -161,7 +126,7 @@ def main() -> int:
         Bound("live records/s", speed["live_per_s"], 1_500 if given.quick else 3_000),
         Bound("replay records/s", speed["replay_per_s"], 5_000 if given.quick else 20_000),
         Bound(f"MB more at {large:,} than at {small:,} records", peaks[large] - peaks[small], 60, most=True),
-        Bound("wall time of the calls over raw aiohttp", ratio, 2.5 if given.quick else 1.6, most=True),
+        Bound("wall time of the calls over raw aiohttp", ratio, 2.5 if given.quick else 1.35, most=True),
     ]
     figures = {**speed, "peak_mb": {str(n): mb for n, mb in peaks.items()}, **called, "wall_ratio": ratio}
     return finish("engine", given, figures, bounds)

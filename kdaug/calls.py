@@ -2,24 +2,30 @@
 
 A call is known by its place: stage / job / scope / hash of (teacher, request) / occurrence. The scope is the generator
 (empty), or child index and gate, plus `branch` labels; the occurrence counts equal requests within a scope. So a reply
-finds its asker again after a kill, and siblings with equal text never swap replies.
+finds its asker again after a kill, and siblings with equal text never swap replies. A reply that lacks its wanted form
+is corrected by a call of its own, whose occurrence is that of the first with `.1` behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Unpack
 
-from kdaug.errors import ConfigError, TeacherError
+from kdaug.budget import Account, Budget
+from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.generator import Generate
-from kdaug.journal import Journal
+from kdaug.journal import SECOND_TURN, Journal
+from kdaug.lull import Lull, WaitsFor
 from kdaug.record import Json, Message
+from kdaug.structured import Form, form_of
 from kdaug.teacher import (
     Completion,
     Request,
@@ -28,11 +34,23 @@ from kdaug.teacher import (
     ScoringTeacher,
     Teacher,
     TokenLogprobs,
+    Usage,
     as_messages,
     as_schema,
+    holds_back,
+    lets_go,
 )
 
 Replies = dict[str, Completion | TeacherError]
+Held = Callable[[WaitsFor], AbstractContextManager[None]]
+
+
+def _by_itself(what: WaitsFor) -> AbstractContextManager[None]:
+    """`Lull.held` of a call to a teacher that answers by itself."""
+    return _NOTHING
+
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
 
 
 class Closing(Exception):
@@ -41,26 +59,34 @@ class Closing(Exception):
 
 @dataclass
 class CallStats:
-    """The calls and tokens of this process."""
+    """The calls and tokens of this process. `held`: those in flight that wait for a teacher that holds them back."""
 
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
+    seconds: dict[str, list[float]] = field(default_factory=dict)  # by teacher: how many calls, and their time in all
+    held: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
 
 @dataclass
 class Calls:
-    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep."""
+    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep.
+
+    Without a journal nothing is kept.
+    """
 
     teachers: Mapping[str, Teacher]
-    journal: Journal
+    journal: Journal | None
     state: Path
     over: asyncio.Event
+    budget: Budget | None = None
+    say: Callable[[str], None] = lambda line: None
     stats: CallStats = field(default_factory=CallStats)
 
     def __post_init__(self) -> None:
+        self.lull = Lull(self.stats, self.say)
         self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._quiet = asyncio.Event()
@@ -73,26 +99,68 @@ class Calls:
             raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
         return found
 
-    async def ask(self, stage: int, job: int, role: str, key: str, request: Request) -> Completion | TeacherError:
+    async def ask(
+        self, stage: int, job: int, role: str, key: str, request: Request, form: Form | None = None
+    ) -> Completion | TeacherError:
         """Asks for real. The slot is held until the reply is durable: a kill repeats at most the calls in flight.
 
-        An error that is this record's own is a reply as any other; a fatal one is raised.
+        An error that is this record's own is a reply as any other; a fatal one is raised. A teacher that passes on the
+        words of another one (a replay) names it in its reply.
         """
         teacher = self.teacher(role)
-        async with self._slot(teacher):
-            reply: Completion | TeacherError
-            try:
-                reply = replace(await teacher.generate(request), teacher=teacher.name, key=key)
+        held = partial(self.lull.held, stage, job) if holds_back(teacher) else _by_itself
+        speaker = teacher.name
+        async with self._slot(teacher, held("slot")):
+            started = time.perf_counter()
+            reply = await self._answer(teacher, request, self._account(stage, job, teacher), held)
+            timed = self.stats.seconds.setdefault(teacher.name, [0, 0.0])
+            timed[0] += 1
+            timed[1] += time.perf_counter() - started
+            if isinstance(reply, Completion):
+                speaker = reply.teacher or speaker
+                fit = form.read(reply).fit if form is not None and not reply.tool_calls else ""
+                reply = replace(reply, fit=fit, teacher=speaker, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
                 self.stats.completion_tokens += reply.usage.completion_tokens
-            except TeacherError as e:
-                if e.fatal:
-                    raise
+            else:
                 self.stats.failed += 1
-                reply = e
-            await self.journal.add_reply(stage, job, key, role, teacher.name, request, reply)
+            if self.journal is not None:
+                await self.journal.add_reply(stage, job, key, role, speaker, request, reply)
             self.stats.calls += 1
         return reply
+
+    async def _answer(
+        self, teacher: Teacher, request: Request, account: Account | None, held: Held
+    ) -> Completion | TeacherError:
+        """What the teacher says, every attempt of it within the budget."""
+        if account is not None and not (holds_back(teacher) and account.take_over(request)):
+            await self._reserve(account, request, held)
+
+            async def again(request: Request, failed: TeacherError | None = None) -> None:
+                if failed is not None:
+                    account.failed(failed, last=False)
+                await self._reserve(account, request, _by_itself)  # it counts as held all the while
+
+            request = replace(request, again=again)
+        try:
+            with held("reply"):
+                reply = await teacher.generate(request)
+        except TeacherError as e:
+            if account is not None:
+                account.failed(e, last=not e.fatal)
+            if e.fatal:
+                raise
+            return e
+        if account is not None:
+            account.answered(reply)
+        return reply
+
+    async def _reserve(self, account: Account, request: Request, held: Held) -> None:
+        if not await account.reserve(request, partial(held, "money")):
+            raise Closing
+
+    def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
+        return None if self.budget is None else self.budget.account(stage, job, teacher.name)
 
     async def score(
         self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
@@ -100,21 +168,49 @@ class Calls:
         teacher = self.teacher(role)
         if not isinstance(teacher, ScoringTeacher):
             raise ConfigError(f"{teacher.name} cannot score a given text: use a white-box teacher such as local:MODEL")
-        async with self._slot(teacher):
+        async with self._slot(teacher, nullcontext()):
             return await teacher.logprobs(tuple(prompt), tuple(completion), top_k)
 
-    async def aclose(self) -> None:
-        """Waits for the calls in flight, then closes the teachers that were opened."""
-        await self._quiet.wait()
-        for teacher in {id(t): t for t in self.teachers.values()}.values():
-            opening = self._opening.get(id(teacher))
-            if opening is not None:
+    async def send(self) -> None:
+        """For as long as the run goes on: whenever every job waits, the teachers send what they hold back."""
+        while True:
+            await self.lull.here.wait()
+            self.lull.here.clear()
+            for teacher, opening in self._opened():
+                await asyncio.wait([opening])
+                await teacher.flush()
+
+    async def let_go(self) -> None:
+        """Ends the calls that nobody waits for at the end of a run: their jobs stay open, and the next run of the same
+        command finds what was sent."""
+        if self.stats.held:
+            self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
+        if self.budget is not None:
+            self.budget.close()
+        for teacher, opening in self._opened():
+            if lets_go(teacher):
                 await asyncio.wait([opening])
                 await teacher.aclose()
 
+    async def aclose(self) -> None:
+        """Waits for the calls in flight, then closes the teachers that were opened."""
+        if self.budget is not None:
+            self.budget.close()
+        await self._quiet.wait()
+        for teacher, opening in self._opened():
+            await asyncio.wait([opening])
+            await teacher.aclose()
+
+    def _opened(self) -> Iterator[tuple[Teacher, asyncio.Task[None]]]:
+        for teacher in {id(t): t for t in self.teachers.values()}.values():
+            if (opening := self._opening.get(id(teacher))) is not None:
+                yield teacher, opening
+
     @asynccontextmanager
-    async def _slot(self, teacher: Teacher) -> AsyncIterator[None]:
-        async with self._slots[id(teacher)]:
+    async def _slot(self, teacher: Teacher, waiting: AbstractContextManager[None]) -> AsyncIterator[None]:
+        with waiting:
+            await self._slots[id(teacher)].acquire()
+        try:
             if self.over.is_set():
                 raise Closing
             self.stats.in_flight += 1
@@ -126,6 +222,9 @@ class Calls:
                 self.stats.in_flight -= 1
                 if self.stats.in_flight == 0:
                     self._quiet.set()
+                self.lull.look()
+        finally:
+            self._slots[id(teacher)].release()
 
     async def _open(self, teacher: Teacher) -> None:
         """Opened at its first call, once: a run that the journal answers needs no engine and no key."""
@@ -162,17 +261,41 @@ class Scope:
             sampling["stop"] = tuple(sampling["stop"])
         how = Sampling(schema=as_schema(schema), logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
         request = Request(as_messages(prompt), how, tuple(tools))
+        form = None if how.schema is None else form_of(how.schema)
+        if form is not None:
+            request = form.asked(request)
         digest = request.digest(self._calls.teacher(role).name)
         occurrence = self._seen[digest]  # taken before the first await
         self._seen[digest] += 1
+        reply = await self._reply(role, request, digest, str(occurrence), form)
+        return reply if form is None else await self._fitting(role, request, str(occurrence), form, reply)
+
+    async def _reply(self, role: str, request: Request, digest: str, occurrence: str, form: Form | None) -> Completion:
+        """The reply to one call, from the journal or for real."""
         key = f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
         reply = self._known.pop(key, None)
         if reply is None:
-            nonce = int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
-            reply = await self._calls.ask(self._stage, self._job, role, key, replace(request, nonce=nonce))
+            request = replace(request, nonce=nonce_of(key))
+            reply = await self._calls.ask(self._stage, self._job, role, key, request, form)
         if isinstance(reply, TeacherError):
             raise reply
         return reply
+
+    async def _fitting(self, role: str, request: Request, occurrence: str, form: Form, reply: Completion) -> Completion:
+        """The reply in its form; if need be of a second turn, which says what is wrong (a reply that was cut off would
+        be cut off again). Raises ParseError where that does not help either."""
+        used = reply.usage
+        if reply.fit == "wrong" and not reply.cut:
+            second = form.corrected(request, reply)
+            digest = second.digest(self._calls.teacher(role).name)
+            reply = await self._reply(role, second, digest, occurrence + SECOND_TURN, form)
+            used = Usage(
+                used.prompt_tokens + reply.usage.prompt_tokens, used.completion_tokens + reply.usage.completion_tokens
+            )
+        if reply.fit == "wrong":
+            raise ParseError("schema", reply.text)
+        text = form.read(reply).text if reply.fit == "repaired" else reply.text
+        return replace(reply, text=text, usage=used)
 
     async def logprobs(
         self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
@@ -181,3 +304,8 @@ class Scope:
 
     def branch(self, label: str | int) -> Generate:
         return Scope(self._calls, self._stage, self._job, self._known, f"{self._name}:{label}")
+
+
+def nonce_of(key: str) -> int:
+    """32 bits that stand for a call's key."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=4).digest())

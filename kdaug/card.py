@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdaug.prices import dollars
 from kdaug.prompts import render
 from kdaug.record import Json, Kind
 from kdaug.terms import shared_licence, terms_of
@@ -38,6 +39,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
             "dataset.md",
             section="card",
             cell=cell,
+            dollars=dollars,
             code=code,
             fence=fence,
             front_matter=_front_matter(counts, teachers),
@@ -53,7 +55,10 @@ def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
     )
 
 
-_FACTS = ("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates")
+_FACTS = (
+    *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
+    *("bill", "forms"),
+)
 
 # What is trained on, by kind.
 _COLUMNS: dict[Kind, tuple[str, ...]] = {

@@ -5,10 +5,11 @@ Teachers and trainer share it, so a student is trained on exactly the tokens tha
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import orjson
 from kdaug.errors import BadRequest, ConfigError
 from kdaug.record import Json, Message, Messages
 
+OPENING = 8  # tokens at the end of a prompt in which an opened tag stands, also where it is no token of its own
 # Qwen3, DeepSeek-R1 and others; the opening tag may be part of the prompt.
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
 
@@ -30,7 +32,7 @@ class Spoken:
     spans: list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chat:
     """A model's tokenizer with its chat template; `ends` are the tokens that end its turn."""
 
@@ -67,6 +69,12 @@ class Chat:
             raise ConfigError(f"{name} has no end-of-text token: set eos_token in its tokenizer_config.json")
         return cls(name, tokenizer, known)
 
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the vocabulary: ids of two models mean the same where it is the same."""
+        entries = sorted(self.tokenizer.get_vocab().items())
+        return hashlib.blake2b(orjson.dumps(entries), digest_size=8).hexdigest()
+
     @property
     def pad(self) -> int:
         """Padding is neither seen nor trained, so any token serves where the tokenizer names none."""
@@ -91,6 +99,10 @@ class Chat:
         """The token ids that the model continues with its answer; the template has written every special token."""
         ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
         return ids
+
+    def opens_thought(self, ids: Sequence[int]) -> bool:
+        """Whether a prompt ends in an opened think tag (DeepSeek-R1, QwQ): the reply begins within the thought."""
+        return str(self.tokenizer.decode(ids[-OPENING:])).rstrip().endswith("<think>")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of what the model wrote, without special tokens."""
@@ -156,11 +168,11 @@ class Chat:
         return ids, said
 
 
-def split_thought(text: str) -> tuple[str, str]:
-    """(reasoning, answer): what a model wrote between its think tags, and the rest."""
+def split_thought(text: str, opened: bool = False) -> tuple[str, str]:
+    """(reasoning, answer): what a model wrote between its think tags, and the rest. `opened`: by its prompt already."""
     if found := THOUGHT.match(text):
         return found[1].strip(), text[found.end() :]
-    if text.lstrip().startswith("<think>"):  # cut off while it thought
+    if opened or text.lstrip().startswith("<think>"):  # cut off while it thought
         return text.lstrip().removeprefix("<think>").strip(), ""
     return "", text
 

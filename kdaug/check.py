@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections import Counter
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from kdaug.engine import Stage
 from kdaug.progress import Log, reasons
 from kdaug.recipe import Recipe, parts
+from kdaug.record import Json
 from kdaug.running import execute
 from kdaug.teacher import Request
 from kdaug.teachers.fake import SYLLABLES, Fake
@@ -53,6 +56,11 @@ def plausible(request: Request) -> str:
     """A reply in the form that a prompt of the shipped templates asks for; sentences of made-up words otherwise."""
     asked = request.messages[-1].content
     rng = Random(f"{request.digest('check')}/{request.nonce}")
+    if request.sampling.schema is not None:
+        ((kind, wanted),) = request.sampling.schema.items()
+        if kind == "json":
+            return json.dumps(_example(wanted, wanted, rng))
+        return str(rng.choice(wanted)) if isinstance(wanted, list) else _sentence(rng, 3)  # a regex is beyond it
     if numbered := re.search(r"numbered (\d+) to (\d+)", asked):
         first, last = map(int, numbered.groups())
         return "\n".join(f"{n}. {_sentence(rng, 9)}" for n in range(first, last + 1))
@@ -67,6 +75,32 @@ def plausible(request: Request) -> str:
     if 'Begin your reply with "Example 1"' in asked:
         return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
     return " ".join(_sentence(rng, rng.randint(8, 16)) for _ in range(2))
+
+
+def _example(schema: Any, root: Any, rng: Random) -> Json:  # Any: a JSON schema, which is known to be one
+    """A value that most schemas of the kind that pydantic writes allow: bounds and patterns are not looked at."""
+    if "$ref" in schema:
+        found = root
+        for name in schema["$ref"].split("/")[1:]:
+            found = found[name]
+        return _example(found, root, rng)
+    for several in ("anyOf", "oneOf", "allOf"):
+        if several in schema:
+            return _example(schema[several][0], root, rng)
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else rng.choice(schema["enum"])  # type: ignore[no-any-return] # JSON
+    match schema.get("type", "object"):
+        case "object":
+            return {name: _example(inner, root, rng) for name, inner in schema.get("properties", {}).items()}
+        case "array":
+            return [_example(schema.get("items", {}), root, rng) for _ in range(max(1, schema.get("minItems", 0)))]
+        case "integer" | "number":
+            return int(schema.get("minimum", rng.randint(1, 5)))
+        case "boolean":
+            return rng.choice([True, False])
+        case "null":
+            return None
+    return _sentence(rng, 3)
 
 
 def _sentence(rng: Random, words: int) -> str:

@@ -22,7 +22,8 @@ Command = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 3 stopped early and clean, 130 interrupted."""
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser(training="train" in words).parse_args(words)
     command: Command = given.command
     try:
         return command(given)
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(*, training: bool = True) -> argparse.ArgumentParser:
+    """`training`: with the options of the trainers, which take 0.1 s to look up."""
     top = argparse.ArgumentParser(
         "kdaug",
         description="From seed tasks and a teacher model to a dataset and a small student model.",
@@ -49,10 +51,12 @@ def parser() -> argparse.ArgumentParser:
     _add_init(commands)
     _add_run(commands)
     _add_check(commands)
+    _add_estimate(commands)
     _add_show(commands)
+    _add_batches(commands)
     _add_export(commands)
     _add_push(commands)
-    _add_train(commands)
+    _add_train(commands, training)
     _add_prune(commands)
     _add_eval(commands)
     _add_doctor(commands)
@@ -125,8 +129,17 @@ def _recipe_options(sub: argparse.ArgumentParser) -> None:
         "--templates", type=Path, metavar="DIR", help="your own templates; they go before the shipped ones"
     )
     sub.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field: rouge.threshold=0.8")
+    sub.add_argument("--price", action="append", default=[], metavar="MODEL=IN,OUT", help="USD per million tokens")
     for role in ("teacher", "student", "judge"):
         sub.add_argument(f"--{role}", metavar="KIND:MODEL", help=f"the {role}, such as openai:gpt-x?concurrency=64")
+
+
+def _seconds(text: str) -> float:
+    number, unit = text.rstrip("smh"), text[len(text.rstrip("smh")) :]
+    try:
+        return float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 30m or 2h") from None
 
 
 def _add_run(commands: Any) -> None:
@@ -140,7 +153,12 @@ def _add_run(commands: Any) -> None:
     _recipe_options(sub)
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--max-jobs", type=int, metavar="N", help="draws from the source at most")
+    sub.add_argument("--max-cost", type=float, metavar="USD", help="spend at most this, resumed parts together")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="prompt and completion tokens at most")
+    sub.add_argument("--max-calls", type=int, metavar="N", help="requests at most, repeated ones too")
+    sub.add_argument("--max-time", type=_seconds, metavar="2h", help="no new call after 90s, 30m, 2h")
     sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
+    sub.add_argument("--redo-failed", action="store_true", help="try what failed at a teacher again, at the end")
     sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
@@ -151,7 +169,8 @@ def _run(given: argparse.Namespace) -> int:
 
     recipe, teachers = _recipe(given)
     command = "kdaug " + shlex.join(sys.argv[1:])
-    outcome = execute(recipe, given.out, teachers, log=Log(quiet=given.quiet), command=command)
+    log = Log(quiet=given.quiet)
+    outcome = execute(recipe, given.out, teachers, log=log, command=command, redo_failed=given.redo_failed)
     if outcome.error is not None:
         _say(f"kdaug: {outcome.error}")
     if given.preview:
@@ -168,12 +187,15 @@ def _run(given: argparse.Namespace) -> int:
 def _recipe(given: argparse.Namespace) -> tuple[Recipe, dict[str, Teacher]]:
     """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier."""
     from kdaug import prompts, recipes
+    from kdaug.prices import parse_price
     from kdaug.read import read
 
     file = recipes.load(given.recipe)
-    for name, value in (("target", given.target), ("holdout", given.holdout)):
-        if value is not None:
+    for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
+        if (value := getattr(given, name, None)) is not None:
             file.values[name] = value
+    for model, price in map(parse_price, given.price):
+        file.values.setdefault("prices", {})[model] = {"input": price.input, "output": price.output}
     max_jobs = getattr(given, "preview", None) or getattr(given, "max_jobs", None)
     if max_jobs is not None:
         file.values["max_jobs"] = max_jobs
@@ -202,6 +224,30 @@ def _teachers(given: argparse.Namespace, file: Any) -> dict[str, Teacher]:
     specs.setdefault("teacher", "local")
     made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
     return {role: made[spec] for role, spec in specs.items()}
+
+
+def _add_estimate(commands: Any) -> None:
+    sub = _add(
+        commands,
+        "estimate",
+        _estimate,
+        "Run a recipe's first jobs, and say what calls, tokens, money and time all of it will take.",
+        "kdaug estimate self-instruct --seeds seeds.jsonl --target 1000 --teacher openai:gpt-4.1-mini --out runs/x",
+    )
+    _recipe_options(sub)
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder: it keeps the sample")
+    sub.add_argument("--sample", type=int, default=8, metavar="N", help="how many jobs to run (8)")
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    from kdaug.estimate import estimate
+    from kdaug.progress import Log
+
+    recipe, teachers = _recipe(given)
+    command = "kdaug " + shlex.join(sys.argv[1:])
+    for line in estimate(recipe, given.out, teachers, jobs=given.sample, command=command, log=Log(quiet=True)):
+        print(line)
+    return 0
 
 
 def _add_check(commands: Any) -> None:
@@ -256,6 +302,26 @@ def _show(given: argparse.Namespace) -> int:
     return 0
 
 
+def _add_batches(commands: Any) -> None:
+    sub = _add(
+        commands,
+        "batches",
+        _batches,
+        "List the provider batches of a run with their state, or cancel those that run.",
+        "kdaug batches runs/alpaca && kdaug batches runs/alpaca --cancel",
+    )
+    sub.add_argument("run", type=Path, help="a run folder; the run may be at work")
+    sub.add_argument("--cancel", action="store_true", help="cancel the batches that still run")
+
+
+def _batches(given: argparse.Namespace) -> int:
+    from kdaug.batches import batches
+
+    for line in batches(given.run, cancel=given.cancel):
+        print(line)
+    return 0
+
+
 # -- export, push --------------------------------------------------------------------------------------------------
 
 
@@ -306,12 +372,7 @@ def _push(given: argparse.Namespace) -> int:
 # -- the student ---------------------------------------------------------------------------------------------------
 
 
-def _add_train(commands: Any) -> None:
-    from dataclasses import MISSING, fields
-
-    from kdaug.train.preference import DPO
-    from kdaug.train.sft import SFT
-
+def _add_train(commands: Any, with_options: bool) -> None:
     train = _add(
         commands,
         "train",
@@ -319,6 +380,13 @@ def _add_train(commands: Any) -> None:
         "Train a student on a dataset.",
         "kdaug train sft --data runs/alpaca --student Qwen/Qwen3-0.6B --out models/alpaca",
     )
+    if not with_options:
+        return
+    from dataclasses import MISSING, fields
+
+    from kdaug.train.preference import DPO
+    from kdaug.train.sft import SFT
+
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),

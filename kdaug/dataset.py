@@ -294,10 +294,15 @@ class _Parquet:
         self._writer.close()
 
     def _flush(self) -> None:
+        """By way of JSON: twice as fast as from Python's lists, for which pyarrow also loads pandas (0.4 s)."""
         import pyarrow as pa
+        import pyarrow.json as pj
 
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            lines = b"\n".join(map(orjson.dumps, self._rows))
+            reading = pj.ReadOptions(use_threads=False, block_size=len(lines) + 1)
+            parsing = pj.ParseOptions(explicit_schema=self._schema, unexpected_field_behavior="error")
+            self._writer.write_table(pj.read_json(pa.BufferReader(lines), reading, parsing))
             self._rows = []
 
 

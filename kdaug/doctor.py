@@ -13,6 +13,8 @@ PURPOSES = {
     "local": "the embedded teacher and any transformers model",
     "embed": "semantic deduplication (the dedup gate)",
     "train": "training and evaluating a student",
+    "prices": "what calls to an API cost",
+    "batch": "provider batches at half the price",
     "vllm": "the vLLM teacher on a GPU",
     "vllm-cpu": "the vLLM teacher without a GPU",
 }

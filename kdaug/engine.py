@@ -12,20 +12,29 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
 
+from kdaug.budget import Budget
 from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
-from kdaug.errors import KdaugError, ParseError, TeacherError, TeacherUnavailable, shorten
+from kdaug.errors import (
+    BudgetExceeded,
+    KdaugError,
+    ParseError,
+    TeacherError,
+    TeacherUnavailable,
+    Unrecorded,
+    shorten,
+)
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
-from kdaug.journal import Commit, Dropped, Journal, Kept
+from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
 from kdaug.record import Discarded, Drop, Record
 from kdaug.source import Source
-from kdaug.teacher import Teacher
+from kdaug.teacher import Teacher, holds_back
 
 TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
 FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
@@ -51,7 +60,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """`by`: source, target, max_jobs, interrupted or failed."""
+    """`by`: source, target, interrupted, failed, or the cap that was reached (max_jobs, max_cost, …)."""
 
     by: str
     error: BaseException | None = None
@@ -73,15 +82,21 @@ class Stats:
     stages: list[StageStats]
     calls: CallStats
     target: int | None = None
+    budget: Budget | None = None
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)
 
 
 @dataclass
 class _Job:
+    """`made`: what an earlier job made and a teacher's failure kept from its gates; then the generator is not asked."""
+
     number: int
     parents: tuple[Record, ...]
+    made: Record | None = None
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
     replies: Replies = field(default_factory=dict)
+    unrecorded: Unrecorded | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,11 @@ class _Line:
     decided: Iterator[Commit]
     committed: int
     asked: int
+    redone: dict[int, Failed]
+    failed: list[Failed] = field(default_factory=list)
+    drawn: int = 0
+    ended: bool = False
+    planned: bool = False
     jobs: asyncio.Queue[_Job | None] = field(default_factory=asyncio.Queue)
     returned: asyncio.Queue[list[Record]] = field(default_factory=asyncio.Queue)
     kept: asyncio.Queue[Record | None] = field(default_factory=asyncio.Queue)
@@ -130,27 +150,33 @@ class Engine:
         seed: int = 0,
         target: int | None = None,
         max_jobs: int | None = None,
+        max_time: float | None = None,
         max_failure_rate: float = 0.2,
+        budget: Budget | None = None,
+        redo_failed: bool = False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._source, self._journal = source.start(held_out), journal
-        self._seed, self._target, self._max_jobs, self._max_failures = seed, target, max_jobs, max_failure_rate
+        self._seed, self._target, self._max_failures = seed, target, max_failure_rate
+        self._max_jobs, self._max_time, self._redo = max_jobs, max_time, redo_failed
         self._over = asyncio.Event()
         self._draws = Random()
-        self._calls = Calls(teachers, journal, state, self._over)
+        self._calls = Calls(teachers, journal, state, self._over, budget, say)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
-        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target)
+        self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget, teachers)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
         for above, below in zip(self._lines, self._lines[1:], strict=False):
             # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
             above.kept = asyncio.Queue(max(1, below.window // WINDOW_PER_SLOT))
         self._ending: Ending | None = None
+        self._unrecorded: Unrecorded | None = None
         self._capped = False
 
     async def run(self) -> Ending:
         """Runs until the source ends, a target or cap is reached, something fails, or `halt` is called.
 
-        Calls in flight are awaited and journalled even then. An unforeseen exception (a bug in a generator or gate)
-        is raised as it is.
+        Calls in flight are awaited and journalled even then, but for those of teachers that let go. An unforeseen
+        exception (a bug in a generator or gate) is raised as it is.
         """
         try:
             async with asyncio.TaskGroup() as self._work_group:
@@ -159,9 +185,13 @@ class Engine:
                     for line in self._lines
                     for hand in (self._feed, self._settle)
                 ]
+                hands.append(self._work_group.create_task(self._calls.send()))
+                if self._max_time is not None:
+                    asyncio.get_running_loop().call_later(self._max_time, self.halt, "max_time")
                 await self._over.wait()
                 for task in hands:
                     task.cancel()
+                await self._calls.let_go()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         finally:
@@ -185,12 +215,10 @@ class Engine:
 
     def _line(self, index: int, stage: Stage, window: int, seeds: Sequence[Record]) -> _Line:
         gates = [gate.start(seeds) for gate in stage.gates]
-        decided, committed, asked = (
-            self._journal.commits(index),
-            self._journal.committed(index),
-            self._journal.asked(index),
-        )
-        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked)
+        journal = self._journal
+        decided, committed, asked = journal.commits(index), journal.committed(index), journal.asked(index)
+        redone = journal.redone(index)
+        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked, redone)
 
     async def _feed(self, line: _Line) -> None:
         number = 0
@@ -199,24 +227,52 @@ class Engine:
                 for record in await line.returned.get():
                     if line.index == 0:
                         self._source.accept(record)
-            parents = await self._draw(line, number)
-            if parents is None:
+            job = await self._draw(line, number)
+            if job is None and self._redo and not line.planned:
+                await self._plan_redoing(line, number)
+                job = await self._draw(line, number)
+            if job is None:
                 break
-            line.jobs.put_nowait(self._start(line, number, parents))
+            line.jobs.put_nowait(self._start(line, job))
             number += 1
         line.jobs.put_nowait(None)
 
-    async def _draw(self, line: _Line, number: int) -> tuple[Record, ...] | None:
+    async def _draw(self, line: _Line, number: int) -> _Job | None:
+        if (failed := line.redone.get(number)) is not None:
+            return self._again(line, number, failed)
+        if line.ended:
+            return None
         if line.index > 0:
             record = await self._lines[line.index - 1].kept.get()
-            return None if record is None else (record,)
-        if self._max_jobs is not None and number >= self._max_jobs:
-            self._capped = self._source.draw(self._draw_rng(number)) is not None
-            return None
-        return self._source.draw(self._draw_rng(number))
+            parents: tuple[Record, ...] | None = None if record is None else (record,)
+        else:
+            parents = self._source.draw(self._draw_rng(number))
+            if self._max_jobs is not None and line.drawn >= self._max_jobs:
+                self._capped, parents = parents is not None, None
+        line.ended = parents is None
+        line.drawn += 1
+        return None if parents is None else _Job(number, parents)
 
-    def _start(self, line: _Line, number: int, parents: tuple[Record, ...]) -> _Job:
-        job = _Job(number, parents)
+    async def _plan_redoing(self, line: _Line, number: int) -> None:
+        """At the end of a stage, once: what failed at a teacher is to be tried again, as jobs from `number` on."""
+        line.planned = True
+        # Of `number` jobs, the one that gave its place to the next has been heard of: these are all that are open.
+        settled = [await line.returned.get() for _ in range(min(number, line.window - 1))]
+        for records in settled:
+            line.returned.put_nowait(records)
+        known = set(line.redone.values())
+        if again := [failed for failed in line.failed if failed not in known]:
+            line.redone |= dict(enumerate(again, number))
+            await self._journal.set_redone(line.index, line.redone)
+
+    def _again(self, line: _Line, number: int, failed: Failed) -> _Job:
+        commit = self._journal.commit(line.index, failed.job)
+        row = next(d for d in commit.dropped if d.child == failed.child)
+        assert row.record is not None
+        return _Job(number, (row.record,), row.record if "gate" in row.drop.detail else None)
+
+    def _start(self, line: _Line, job: _Job) -> _Job:
+        number = job.number
         if number < line.committed:
             job.decided = next(line.decided)
             if self._reopened(job.decided):
@@ -241,14 +297,17 @@ class Engine:
             outcome = None if job.outcome is None else await asyncio.shield(job.outcome)
             if job.decided is not None:
                 commit = self._recall(line, job.decided, outcome, last)
-            elif outcome is None:
+            elif outcome is None and job.unrecorded is None:
                 return  # the run is ending and this job stays open: nothing after it is decided
+            elif outcome is None:
+                self._unrecorded = job.unrecorded  # here a replay ends, unless what came before meets the target
+                break
             else:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
                 self._watch(line, outcome)
-            self._count(line, commit)
+            self._count(line, job.number, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
                 self.halt("target")
             if self.halting:
@@ -257,10 +316,12 @@ class Engine:
             if not last:
                 for kept in commit.kept:
                     await line.kept.put(kept.record)
-        if last:
-            self.halt("max_jobs" if self._capped else "source")
-        else:
+        if not last:
             await line.kept.put(None)
+        elif self._unrecorded is not None:
+            self.halt("failed", self._unrecorded)
+        else:
+            self.halt("max_jobs" if self._capped else "source")
 
     def _decide(self, line: _Line, outcome: _Outcome, last: bool) -> Commit:
         kept: list[Kept] = []
@@ -298,10 +359,13 @@ class Engine:
         room = self._room(line, last)
         return commit if room is None else replace(commit, kept=commit.kept[:room])
 
-    def _count(self, line: _Line, commit: Commit) -> None:
+    def _count(self, line: _Line, number: int, commit: Commit) -> None:
         line.stats.jobs += 1
         line.stats.kept += len(commit.kept)
         line.stats.dropped.update(d.drop.reason for d in commit.dropped)
+        if self._redo:
+            failures = (d for d in commit.dropped if d.drop.reason.startswith("teacher:") and d.record is not None)
+            line.failed += (Failed(number, d.child) for d in failures)
 
     def _watch(self, line: _Line, outcome: _Outcome) -> None:
         """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records."""
@@ -322,20 +386,31 @@ class Engine:
     async def _work(self, line: _Line, job: _Job) -> _Outcome | None:
         """The concurrent half of a job; None when the run ends before it is done."""
         try:
-            if job.decided is not None:
-                return await self._prepare_again(line, job, job.decided)
-            made, failed = await self._generate(line, job)
-            one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
-            if len(made) > 1 and line.gates:
-                return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
-            return _Outcome([await child for child in one_by_one], failed)
+            with self._calls.lull.at_work(line.index, job.number):
+                if job.decided is not None:
+                    return await self._prepare_again(line, job, job.decided)
+                made, failed = await self._generate(line, job)
+                one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
+                if len(made) > 1 and line.gates:
+                    return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
+                return _Outcome([await child for child in one_by_one], failed)
         except Closing:
+            return None
+        except BudgetExceeded as e:
+            self.halt(e.cap)
+            return None
+        except Unrecorded as e:  # a replay works ahead of where the run ended: it matters only if it comes to this job
+            job.unrecorded = e
+            if job.decided is not None:
+                self.halt("failed", e)
             return None
         except KdaugError as e:
             self.halt("failed", e)
             return None
 
     async def _generate(self, line: _Line, job: _Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
+        if job.made is not None:
+            return [job.made], False
         try:
             rng = self._rng(line.index, job.number)
             return await line.stage.generator(job.parents, self._scope(line, job), rng), False
@@ -365,7 +440,7 @@ class Engine:
         except TeacherError as e:
             if e.fatal:
                 raise
-            return Dropped(place, record, Drop(e.reason, {"error": str(e)}))
+            return Dropped(place, record, Drop(e.reason, {"gate": line.gates[len(prepared)].name, "error": str(e)}))
         return child, prepared
 
     async def _prepare_again(self, line: _Line, job: _Job, commit: Commit) -> _Outcome:
@@ -398,12 +473,20 @@ def resolve_windows(
 ) -> list[int]:
     """How many jobs each stage works on at a time. The draws of a growing pool depend on it, so a run keeps its own."""
     slots = max((t.concurrency for t in teachers.values()), default=1)
-    windows = [WINDOW_PER_SLOT * slots] * len(stages)
+    windows = [max((_window(t, target) for t in teachers.values()), default=WINDOW_PER_SLOT)] * len(stages)
     if source.grows:
         # A pool that grew to its target in one window would never show a grown demonstration. A job proposes about
         # 8 tasks, so this gives the pool four generations at least.
         windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, max(1, target // 32) if target else slots)
     return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
+
+
+def _window(teacher: Teacher, target: int | None) -> int:
+    """Enough for the teacher. The replies of a batch come all at once, so nothing is gained by more than a batch; and
+    what a batch holds beyond the target is paid for in vain."""
+    if holds_back(teacher):
+        return min(teacher.concurrency, target or teacher.concurrency)
+    return WINDOW_PER_SLOT * teacher.concurrency
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -11,7 +11,8 @@
     │  ├─ ContextTooLong     ┐
     │  ├─ BadRequest         │ this record's own fault: dropped with the reason
     │  ├─ Refused            ┘
-    │  └─ AccessDenied         fatal: the run stops, nothing is lost
+    │  ├─ Unrecorded         ┐ fatal: the run stops, nothing is lost
+    │  └─ AccessDenied       ┘
     ├─ ParseError            the reply lacks the expected form; carries the reply's text; a drop
     ├─ BudgetExceeded        a cap was reached: the run closes cleanly and says what it has
     ├─ TermsError            a use that a teacher's terms forbid
@@ -46,7 +47,7 @@ class ConfigError(KdaugError):
 class TeacherError(KdaugError):
     """A call to a teacher failed.
 
-    `retry_after` is the teacher's own wish in seconds, where it gave one.
+    `retry_after` is the teacher's own wish in seconds, where it gave one (0: slow down, for as long as you like).
     """
 
     retryable: ClassVar[bool] = False
@@ -114,6 +115,12 @@ class AccessDenied(TeacherError):
     fatal = True
 
 
+class Unrecorded(TeacherError):
+    """The run that is replayed never made this request."""
+
+    fatal = True
+
+
 class ParseError(KdaugError):
     """A reply lacks the form that its prompt asked for. `what` goes into the drop reason: `parse:<what>`."""
 
@@ -128,9 +135,13 @@ class ParseError(KdaugError):
 
 
 class BudgetExceeded(KdaugError):
-    """A cap was reached."""
+    """A cap was reached: `cap` is its name, such as `max_cost`."""
 
     exit_code = 3
+
+    def __init__(self, message: str, cap: str) -> None:
+        super().__init__(message)
+        self.cap = cap
 
 
 class TermsError(KdaugError):

@@ -11,9 +11,18 @@ from kdaug.teacher import Completion, SamplingArgs, TokenLogprobs
 
 
 class Generate(Protocol):
-    """The ability to ask a model, handed to every generator and gate. `schema`: what `teacher.as_schema` takes.
+    """The ability to ask a model, handed to every generator and gate.
 
-    Raises a `TeacherError` when no answer can be had; let it pass: the engine makes it a drop or ends the run.
+    `schema` is a form for the reply: a pydantic model, a JSON schema, `{"regex": …}` or a list of choices. Every
+    teacher takes one: the form is told in words, the backend constrains the reply where it can, and a reply that is
+    still wrong is mended or corrected in a second turn. `reply.text` is then valid, `reply.parsed` its JSON value
+    (`Person.model_validate(reply.parsed)`); a `ParseError` is raised where it stays wrong.
+
+    `tools` are JSON-schema definitions of functions: `reply.tool_calls` is what the model wants called, and the
+    conversation goes on with `reply.message` and a message of the role `tool` for each call.
+
+    Raises a `TeacherError` when no answer can be had. Let it and a ParseError pass: the engine makes it a drop or ends
+    the run.
     """
 
     async def __call__(

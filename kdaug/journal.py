@@ -11,18 +11,19 @@ import asyncio
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 import kdaug.errors
-from kdaug.errors import ConfigError, JournalError, TeacherError
+from kdaug.errors import ConfigError, JournalError, TeacherError, snake_case
+from kdaug.logprobs import Place, Shards
 from kdaug.record import Drop, Json, Record, ToolCall
-from kdaug.teacher import Completion, Request, Usage
+from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
 
-FORMAT = 1
+FORMAT = 2
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS replies (
@@ -31,11 +32,15 @@ CREATE TABLE IF NOT EXISTS replies (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS replies_by_job ON replies (stage, job);
 CREATE TABLE IF NOT EXISTS seeds (id TEXT PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS reservations (
+    id INTEGER PRIMARY KEY, stage INTEGER NOT NULL, job INTEGER NOT NULL, teacher TEXT NOT NULL,
+    calls INTEGER NOT NULL, prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS commits (id INTEGER PRIMARY KEY, kept BLOB NOT NULL, dropped BLOB NOT NULL);
 """
 # A commit's id is its place: stage in the high bits, job number in the low ones. Reading a stage is one range scan.
 STAGE_BITS = 40
 PAGE = 512  # commits read at a time
+SECOND_TURN = ".1"  # ends the key of a call that corrects the reply of another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,14 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """The place of a drop: job and child."""
+
+    job: int
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
     kept: tuple[Kept, ...]
     dropped: tuple[Dropped, ...]
@@ -72,9 +85,39 @@ class Call:
     reply: Completion | TeacherError
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What one stage asked of one teacher. `unclear_…`: tokens at most of attempts that may have been billed too."""
+
+    stage: int
+    teacher: str
+    calls: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    unclear_prompt_tokens: int
+    unclear_completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobUse:
+    """What one decided job kept, and what it asked, by teacher."""
+
+    kept: int
+    used: Mapping[str, Asked]
+
+
 Row = tuple[str, tuple[object, ...]]
 ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
+RESERVE = "INSERT INTO reservations VALUES (?, ?, ?, ?, 1, ?, ?)"
 ADD_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -88,6 +131,7 @@ class Journal:
         from filelock import FileLock, Timeout
 
         self.path = folder / "journal.sqlite"
+        self.logprobs = Shards(folder / "logprobs")
         self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
         self._flusher: asyncio.Task[None] | None = None
         self._broken: JournalError | None = None
@@ -139,7 +183,7 @@ class Journal:
             role,
             teacher,
             orjson.dumps(request.to_json()),
-            orjson.dumps(_reply_to_json(reply)),
+            orjson.dumps(self._reply_to_json(reply)),
             isinstance(reply, TeacherError),
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -157,6 +201,26 @@ class Journal:
         ]
         self._add((ADD_COMMIT, (stage << STAGE_BITS | job, orjson.dumps(kept), orjson.dumps(dropped))), None)
 
+    async def reserve(
+        self, id: int, stage: int, job: int, teacher: str, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """Returns when it is durable that an attempt at a call may cost so much."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((RESERVE, (id, stage, job, teacher, prompt_tokens, completion_tokens)), durable)
+        await durable
+
+    def settle(self, id: int, *, calls: bool, billed: bool) -> None:
+        """What stays of a reservation: the attempt where no reply counts it, its tokens where it may have been billed.
+
+        Added before the reply that settles it, and so written in the same transaction or an earlier one.
+        """
+        if not billed and not calls:
+            self._add(("DELETE FROM reservations WHERE id = ?", (id,)), None)
+        elif not billed:
+            self._add(("UPDATE reservations SET prompt_tokens = 0, completion_tokens = 0 WHERE id = ?", (id,)), None)
+        elif not calls:
+            self._add(("UPDATE reservations SET calls = 0 WHERE id = ?", (id,)), None)
+
     async def drained(self) -> None:
         """Returns when all that was added so far is durable."""
         while self._flusher is not None:
@@ -167,6 +231,13 @@ class Journal:
     def set_meta(self, name: str, value: Json) -> None:
         with self._guarded("write"):
             self._writer.execute(ADD_META, (name, orjson.dumps(value).decode()))
+
+    async def set_redone(self, stage: int, redone: Mapping[int, Failed]) -> None:
+        """Returns when it is durable which jobs of the stage try again what failed where."""
+        rows = [[number, failed.job, failed.child] for number, failed in redone.items()]
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((ADD_META, (f"redone.{stage}", orjson.dumps(rows).decode())), durable)
+        await durable
 
     def set_seeds(self, seeds: Iterable[Record]) -> None:
         """Keeps the seeds with the run, so that a record's story goes back to them."""
@@ -193,7 +264,7 @@ class Journal:
         try:
             while self._pending:
                 batch, self._pending = self._pending, []
-                await asyncio.to_thread(self._write, [row for row, _ in batch])
+                await asyncio.to_thread(self._write, [row for row, _ in batch], self.logprobs.take())
                 for _, durable in batch:
                     if durable is not None and not durable.done():
                         durable.set_result(None)
@@ -206,7 +277,9 @@ class Journal:
         finally:
             self._flusher = None
 
-    def _write(self, rows: list[Row]) -> None:
+    def _write(self, rows: list[Row], views: list[tuple[Place, TokenLogprobs]]) -> None:
+        if views:
+            self.logprobs.write(views)  # before the rows that speak of them
         with self._guarded("write"):
             self._writer.execute("BEGIN IMMEDIATE")
             for statement, values in rows:
@@ -219,6 +292,9 @@ class Journal:
         with self._guarded("read"):
             row = self._reader.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else orjson.loads(row[0])
+
+    def redone(self, stage: int) -> dict[int, Failed]:
+        return {number: Failed(job, child) for number, job, child in self.meta(f"redone.{stage}") or ()}
 
     def committed(self, stage: int) -> int:
         """How many jobs of the stage are decided: 0 … n-1."""
@@ -245,7 +321,7 @@ class Journal:
     def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError]:
         """The replies that a job has so far, by key."""
         rows = self._select("SELECT key, teacher, reply FROM replies WHERE stage = ? AND job = ?", stage, job)
-        return {key: _reply_from_json(orjson.loads(reply), teacher, key) for key, teacher, reply in rows}
+        return {key: self._reply_from_json(reply, teacher, key) for key, teacher, reply in rows}
 
     def calls(self, stage: int, job: int) -> list[Call]:
         """The same with their requests, in the order in which they came in."""
@@ -255,9 +331,23 @@ class Journal:
             job,
         )
         return [
-            Call(key, role, teacher, orjson.loads(request), _reply_from_json(orjson.loads(reply), teacher, key))
+            Call(key, role, teacher, orjson.loads(request), self._reply_from_json(reply, teacher, key))
             for key, role, teacher, request, reply in rows
         ]
+
+    def requests(self) -> Iterator[tuple[int, str, Request]]:
+        """(row, key, request) of every call, in the order in which the replies came in."""
+        row = 0
+        while page := self._select(
+            "SELECT rowid, key, request FROM replies WHERE rowid > ? ORDER BY rowid LIMIT ?", row, PAGE
+        ):
+            for row, key, request in page:
+                yield row, key, Request.from_json(orjson.loads(request))
+
+    def reply(self, row: int) -> Completion | TeacherError:
+        """The reply in a row of `requests`."""
+        [(key, teacher, reply)] = self._select("SELECT key, teacher, reply FROM replies WHERE rowid = ?", row)
+        return self._reply_from_json(reply, teacher, key)
 
     def commit(self, stage: int, job: int) -> Commit:
         [(kept, dropped)] = self._select("SELECT kept, dropped FROM commits WHERE id = ?", stage << STAGE_BITS | job)
@@ -280,14 +370,108 @@ class Journal:
         )
         return jobs, kept or 0, dict(reasons)
 
-    def usage(self) -> dict[str, dict[str, int]]:
-        """Calls and tokens by teacher; `failed` are the calls that were given up."""
+    def usage(self) -> list[Used]:
+        """What was asked and answered, by stage and teacher."""
         rows = self._select(
-            "SELECT teacher, count(*), sum(failed), sum(prompt_tokens), sum(completion_tokens) FROM replies "
-            "GROUP BY teacher ORDER BY teacher"
+            "SELECT stage, teacher, sum(calls), sum(failed), sum(p), sum(c), sum(unclear_p), sum(unclear_c) FROM ("
+            " SELECT stage, teacher, 1 AS calls, failed, prompt_tokens AS p, completion_tokens AS c,"
+            " 0 AS unclear_p, 0 AS unclear_c FROM replies UNION ALL"
+            " SELECT stage, teacher, 0, 0, 0, 0, prompt_tokens, completion_tokens FROM reservations)"
+            " GROUP BY stage, teacher ORDER BY stage, teacher"
         )
-        names = ("calls", "failed", "prompt_tokens", "completion_tokens")
-        return {teacher: dict(zip(names, counts, strict=True)) for teacher, *counts in rows}
+        return [Used(*row) for row in rows]
+
+    def job_uses(self, stage: int) -> list[JobUse]:
+        """Of every job that the stage has decided, in order."""
+        asked: dict[int, dict[str, Asked]] = {}
+        for job, teacher, *counts in self._select(
+            "SELECT job, teacher, count(*), sum(prompt_tokens), sum(completion_tokens) FROM replies WHERE stage = ? "
+            "GROUP BY job, teacher",
+            stage,
+        ):
+            asked.setdefault(job, {})[teacher] = Asked(*counts)
+        return [JobUse(len(commit.kept), asked.get(job, {})) for job, commit in enumerate(self.commits(stage))]
+
+    def failures(self) -> dict[str, int]:
+        """The calls that were given up, by their cause."""
+        rows = self._select(
+            "SELECT json_extract(CAST(reply AS TEXT), '$.error') AS cause, count(*) FROM replies WHERE failed "
+            "GROUP BY cause ORDER BY count(*) DESC, cause"
+        )
+        return {snake_case(cause): count for cause, count in rows}
+
+    def spending(self) -> list[tuple[str, int, int, int]]:
+        """(teacher, requests sent, prompt tokens, completion tokens), what is reserved or unclear in full."""
+        return self._select(
+            "SELECT teacher, sum(calls), sum(prompt_tokens), sum(completion_tokens) FROM ("
+            " SELECT teacher, 1 AS calls, prompt_tokens, completion_tokens FROM replies UNION ALL"
+            " SELECT teacher, calls, prompt_tokens, completion_tokens FROM reservations) GROUP BY teacher"
+        )
+
+    def reservations(self) -> list[tuple[int, int, int, str, int, int]]:
+        """(id, stage, job, teacher, prompt tokens, completion tokens) of what no reply has settled, oldest first."""
+        return self._select(
+            "SELECT id, stage, job, teacher, prompt_tokens, completion_tokens FROM reservations"
+            " WHERE calls = 1 AND completion_tokens > 0 ORDER BY id"
+        )
+
+    def next_reservation(self) -> int:
+        [(newest,)] = self._select("SELECT max(id) FROM reservations")
+        return (newest or 0) + 1
+
+    def _reply_to_json(self, reply: Completion | TeacherError) -> dict[str, Any]:
+        if isinstance(reply, TeacherError):
+            return {"error": type(reply).__name__, "message": str(reply)}
+        plain: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage}
+        if reply.reasoning:
+            plain["reasoning"] = reply.reasoning
+        if reply.tool_calls:
+            plain["tool_calls"] = reply.tool_calls
+        if reply.fit:
+            plain["fit"] = reply.fit
+        if reply.logprobs is not None:
+            plain["logprobs"] = astuple(self.logprobs.add(reply.logprobs))
+        return plain
+
+    def _reply_from_json(self, text: bytes, teacher: str, key: str) -> Completion | TeacherError:
+        plain = orjson.loads(text)
+        if "error" in plain:
+            kind: type[TeacherError] = getattr(kdaug.errors, plain["error"], TeacherError)
+            return kind(plain["message"], teacher=teacher)
+        place = plain.get("logprobs")
+        return Completion(
+            text=plain["text"],
+            finish_reason=plain["finish_reason"],
+            reasoning=plain.get("reasoning", ""),
+            tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
+            usage=Usage(**plain["usage"]),
+            fit=plain.get("fit", ""),
+            logprobs=None if place is None else self.logprobs.read(Place(*place)),
+            teacher=teacher,
+            key=key,
+        )
+
+    def fits(self) -> dict[str, dict[str, int]]:
+        """By teacher, what became of the replies that had to have a form: `valid` at once, `repaired`, `corrected` in a
+        second turn, or `failed`."""
+        rows = self._select(
+            "SELECT teacher, fit, second, cut, count(*) FROM ("
+            " SELECT teacher, key LIKE ? AS second, json_extract(plain, '$.fit') AS fit,"
+            " json_extract(plain, '$.finish_reason') = 'length' AS cut"
+            " FROM (SELECT teacher, key, CAST(reply AS TEXT) AS plain FROM replies"
+            "  WHERE instr(reply, CAST('\"fit\":' AS BLOB))))"  # far quicker than to parse them all
+            " GROUP BY teacher, fit, second, cut",
+            f"%{SECOND_TURN}",
+        )
+        found: dict[str, dict[str, int]] = {}
+        for teacher, fit, second, cut, count in rows:
+            outcome = "corrected" if second else fit
+            if fit == "wrong":  # what was corrected is counted by its second turn
+                outcome = "failed" if second or cut else ""
+            if outcome:
+                of_teacher = found.setdefault(teacher, dict.fromkeys(("valid", "repaired", "corrected", "failed"), 0))
+                of_teacher[outcome] += count
+        return found
 
     def _commit_rows(self, stage: int) -> Iterator[tuple[bytes, bytes]]:
         at, end = stage << STAGE_BITS, (stage + 1) << STAGE_BITS
@@ -328,30 +512,4 @@ def _dropped(blob: bytes) -> tuple[Dropped, ...]:
     return tuple(
         Dropped(child, None if record is None else Record.from_json(record), Drop(reason, detail))
         for child, record, reason, detail in rows
-    )
-
-
-def _reply_to_json(reply: Completion | TeacherError) -> dict[str, Any]:
-    if isinstance(reply, TeacherError):
-        return {"error": type(reply).__name__, "message": str(reply)}
-    plain: dict[str, Any] = {"text": reply.text, "finish_reason": reply.finish_reason, "usage": reply.usage}
-    if reply.reasoning:
-        plain["reasoning"] = reply.reasoning
-    if reply.tool_calls:
-        plain["tool_calls"] = reply.tool_calls
-    return plain
-
-
-def _reply_from_json(plain: Mapping[str, Any], teacher: str, key: str) -> Completion | TeacherError:
-    if "error" in plain:
-        kind: type[TeacherError] = getattr(kdaug.errors, plain["error"], TeacherError)
-        return kind(plain["message"], teacher=teacher)
-    return Completion(
-        text=plain["text"],
-        finish_reason=plain["finish_reason"],
-        reasoning=plain.get("reasoning", ""),
-        tool_calls=tuple(ToolCall(**call) for call in plain.get("tool_calls", ())),
-        usage=Usage(**plain["usage"]),
-        teacher=teacher,
-        key=key,
     )

@@ -13,6 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdaug.teacher import Reporting
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -135,6 +137,11 @@ class _View:
             return "ETA unknown"
         return f"ETA {duration(max(0.0, whole - self._done) / rate)}"
 
+    def status(self) -> list[str]:
+        """What the teachers say of themselves, where they have something to say."""
+        teachers = {id(t): t for t in self._stats.teachers.values() if isinstance(t, Reporting)}.values()
+        return [f"{t.name}: {words}" for t in teachers if (words := t.status)]
+
     def line(self) -> str:
         """One line for logs."""
         calls, tokens, _ = self.rates()
@@ -142,7 +149,8 @@ class _View:
         goal = f"/{self._stats.target}" if self._stats.target else ""
         return (
             f"kept {last.kept}{goal} · dropped {reasons(dropped)} · in flight {self._stats.calls.in_flight} · "
-            f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s · {self.eta()}"
+            f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s{self._spent()} · "
+            + " · ".join([self.eta(), *self.status()])
         )
 
     def lines(self) -> list[str]:
@@ -158,9 +166,12 @@ class _View:
             )
         rows.append(
             f"  in flight {self._stats.calls.in_flight} · {self._stats.calls.calls:,} calls ({calls:,.1f}/s) · "
-            f"{tokens:,.0f} tokens/s · {self.eta()}"
+            f"{tokens:,.0f} tokens/s{self._spent()} · {self.eta()}"
         )
-        return rows
+        return rows + [f"  {words}" for words in self.status()]
+
+    def _spent(self) -> str:
+        return "" if self._stats.budget is None else f" · {self._stats.budget.status()}"
 
 
 def reasons(dropped: Counter[str], most: int = 4) -> str:

@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdaug import prompts
+from kdaug.budget import Caps
 from kdaug.engine import Stage
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
+from kdaug.prices import Price
 from kdaug.record import Record
 from kdaug.source import Source
 from kdaug.teacher import Teacher
@@ -24,8 +26,10 @@ from kdaug.teacher import Teacher
 class Recipe:
     """What is to be made: a source of parents, and stages that make records of them.
 
-    `target`: records that the last stage is to keep. `max_jobs`: draws from the source at most. `seed` drives every
-    random choice of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
+    `target`: records that the last stage is to keep. `max_jobs`: draws from the source at most. `max_cost` (US
+    dollars), `max_tokens` and `max_calls` are never exceeded, all resumed parts of a run together; after `max_time`
+    seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every random choice
+    of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
     `max_failure_rate`: the run stops when more of the last 200 jobs than this failed at the teacher. `templates`: a
     folder whose files replace shipped templates of the same name.
 
@@ -36,6 +40,11 @@ class Recipe:
     stages: Sequence[Stage]
     target: int | None = None
     max_jobs: int | None = None
+    max_cost: float | None = None
+    max_tokens: int | None = None
+    max_calls: int | None = None
+    max_time: float | None = None
+    prices: Mapping[str, Price] = field(default_factory=dict)
     seed: int = 0
     holdout: float = 0.0
     max_failure_rate: float = 0.2
@@ -52,10 +61,18 @@ class Recipe:
             value = getattr(self, limit)
             if value is not None and value < 1:
                 raise ConfigError(f"{limit} is {value}: it must be at least 1")
+        if self.max_time is not None and self.max_time <= 0:
+            raise ConfigError(f"max_time is {self.max_time}: it must be more than 0 seconds")
+        _ = self.caps  # wrong ones are refused here
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"holdout is {self.holdout}: it is a share of the seeds, from 0 to below 1")
-        if self.source.grows and self.target is None and self.max_jobs is None:
-            raise ConfigError("a growing pool never ends by itself: set target (or max_jobs)")
+        ends = (self.target, self.max_jobs, self.max_time, *dataclasses.astuple(self.caps))
+        if self.source.grows and not any(ends):
+            raise ConfigError("a growing pool never ends by itself: set target (or a cap such as max_jobs)")
+
+    @property
+    def caps(self) -> Caps:
+        return Caps(self.max_cost, self.max_tokens, self.max_calls)
 
     def describe(self) -> dict[str, Any]:
         """All that the run's outcome depends on, as plain JSON: its hash is the fingerprint."""
@@ -73,8 +90,12 @@ class Recipe:
 
     @property
     def fingerprint(self) -> str:
-        body = json.dumps({k: v for k, v in self.describe().items() if k != "name"}, sort_keys=True)
-        return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
+        return fingerprint_of(self.describe())
+
+
+def fingerprint_of(description: Mapping[str, Any]) -> str:
+    body = json.dumps({k: v for k, v in description.items() if k != "name"}, sort_keys=True)
+    return hashlib.blake2b(body.encode(), digest_size=8).hexdigest()
 
 
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
@@ -102,10 +123,10 @@ def _describe(part: object) -> Any:
     if isinstance(part, Mapping):
         return {str(k): _describe(v) for k, v in part.items()}
     if isinstance(part, Sequence):
-        if part and all(isinstance(item, Record) for item in part):
-            ids = hashlib.blake2b("".join(r.id for r in part).encode(), digest_size=8).hexdigest()
-            return f"{len(part)} records {ids}"
-        return [_describe(item) for item in part]
+        items = [_describe(item) for item in part]  # one pass: records may be read anew at each
+        if part and isinstance(part[0], Record):
+            return f"{len(part)} records {hashlib.blake2b(''.join(items).encode(), digest_size=8).hexdigest()}"
+        return items
     if isinstance(part, (set, frozenset)):
         return sorted(_describe(item) for item in part)
     if isinstance(part, Path) or (callable(part) and hasattr(part, "__qualname__")):

@@ -20,6 +20,7 @@ import yaml
 from kdaug import prompts
 from kdaug.engine import Stage
 from kdaug.errors import ConfigError
+from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.record import Record
 from kdaug.source import Each, GrowingPool, Source
@@ -47,10 +48,15 @@ TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
     "vllm": "kdaug.teachers.vllm:VLLM",
     "local": "kdaug.teachers.local:Local",
+    "batch": "kdaug.teachers.batch:Batch",
+    "langchain": "kdaug.teachers.langchain:LangChain",
+    "replay": "kdaug.teachers.replay:Replay",
     "fake": "kdaug.teachers.fake:Fake",
+    "route": "kdaug.teachers.route:Route",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}
-FIELDS = ("description", "seeds", "source", "target", "max_jobs", "seed", "holdout", "stages", "roles")
+CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
+FIELDS = ("description", "seeds", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "roles")
 ENTRY_POINTS = "kdaug.parts"
 
 
@@ -144,9 +150,10 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
         raise file.error("expected a list with at least one stage", "stages")
     plain: dict[str, Any] = {}
     hints = typing.get_type_hints(Recipe)
-    for key in ("target", "max_jobs", "seed", "holdout"):
+    for key in ("target", *CAPS, "seed", "holdout"):
         if file.values.get(key) is not None:
             plain[key] = _coerced(file, file.values[key], hints[key], key)
+    plain["prices"] = _prices(file)
     built = [_stage(file, stage, number) for number, stage in enumerate(stages)]
     source = _source(file, seeds)
     try:
@@ -157,6 +164,7 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
 
 def teacher(spec: str) -> Teacher:
     """A teacher from `kind:model?key=value&…`, such as `openai:gpt-x?base_url=http://localhost:8000/v1&concurrency=64`.
+    Several of them with | between are one: `route:openai:m?base_url=…|openai:m?base_url=…`.
 
     Raises ConfigError for an unknown kind or key, a value of the wrong type, or a missing extra.
     """
@@ -166,27 +174,45 @@ def teacher(spec: str) -> Teacher:
         hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not rest else ""
         raise ConfigError(f"teacher {spec!r}: {_unknown('kind', kind, tuple(TEACHERS))}{hint}")
     made = _load_class(TEACHERS[kind])
+    if kind == "route":
+        route: Teacher = made([teacher(one) for one in rest.split("|")])
+        return route
     known = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     hints = typing.get_type_hints(made.__init__)
     arguments: dict[str, Any] = {}
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in known and not open_ended:
-            names = tuple(n for n in known if n not in ("model", "reply"))
+            names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
             raise ConfigError(f"teacher {spec!r}: {_unknown('key', key, names)}")
         file = RecipeFile(f"teacher {spec!r}", {})
         value = text if hints.get(key) in (str, str | None) else yaml.safe_load(text)
         arguments[key] = _coerced(file, value, hints.get(key, Any), key)
+    subject = next(name for name in ("model", "folder", "chat", "name") if name in known)
     if model:
-        arguments["model" if "model" in known else "name"] = model
-    elif "model" in known and known["model"].default is inspect.Parameter.empty:
-        raise ConfigError(f"teacher {spec!r}: which model? write {kind}:MODEL")
+        arguments[subject] = model
+    elif known[subject].default is inspect.Parameter.empty:
+        raise ConfigError(f"teacher {spec!r}: which {subject}? write {kind}:{subject.upper()}")
     built: Teacher = made(**arguments)
-    if kind == "openai":
+    if kind == "langchain":
         from kdaug.teachers.retry import Retry
 
         built = Retry(built)
     return built
+
+
+def _prices(file: RecipeFile) -> dict[str, Price]:
+    """`prices: {gpt-x: {input: 0.4, output: 1.6}}`, in US dollars per million tokens."""
+    written = file.values.get("prices") or {}
+    if not isinstance(written, dict):
+        raise file.error("expected a mapping from model to {input: …, output: …}", "prices")
+    found: dict[str, Price] = {}
+    for model, price in written.items():
+        if not isinstance(price, dict) or price.keys() != {"input", "output"}:
+            raise file.error("expected {input: …, output: …}, US dollars per million tokens", "prices", str(model))
+        figures = [_coerced(file, price[side], float, "prices", str(model), side) for side in ("input", "output")]
+        found[str(model)] = Price(*figures)
+    return found
 
 
 def _source(file: RecipeFile, seeds: Sequence[Record]) -> Source:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any, Literal, Protocol, TypeAlias
 
 import orjson
@@ -158,6 +159,10 @@ class Record:
         )
 
     def scored(self, **scores: float) -> Record:
+        """With these scores too. Raises ValueError for one that is no number that JSON can hold."""
+        for name, score in scores.items():
+            if not isfinite(score):
+                raise ValueError(f"score {name} is {score}: leave it out, or drop the record with a reason")
         return replace(self, scores={**self.scores, **scores})
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
+from kdaug.prices import Bill, Price, dollars
 from kdaug.record import Drop, Message, Record, text_of
 from kdaug.teacher import Completion
 
@@ -58,10 +59,16 @@ class Story:
             yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
-        for teacher, used in self._journal.usage().items():
-            failed = f" ({used['failed']} failed)" if used.get("failed") else ""
+        bill = Bill(self._journal.usage(), _prices(facts), min(kept, recipe["target"] or kept))
+        for teacher, used in bill.by_teacher().items():
+            failed = f" ({used['failed']} failed)" if used["failed"] else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
-            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}"
+            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
+        if bill.cost:
+            yield f"cost: {dollars(bill.cost)}, {dollars(bill.per_kept)} a kept record"
+        for teacher, fits in self._journal.fits().items():
+            counts = ", ".join(f"{count:,} {outcome}" for outcome, count in fits.items())
+            yield f"{teacher}: of {sum(fits.values()):,} replies to a schema {counts}"
         for kind, splits in facts.get("splits", {}).items():
             yield f"dataset: {kind}: " + ", ".join(f"{count} {split}" for split, count in splits.items())
 
@@ -151,6 +158,16 @@ class Story:
         return Found(row.record, stage, job, child, row.drop)
 
 
+def _prices(facts: dict[str, Any]) -> dict[str, Price | None]:
+    """Those that the run was told or had looked up when it ended last."""
+    known = facts.get("bill", {}).get("prices", {})
+    return {name: None if price is None else Price(**price) for name, price in known.items()}
+
+
+def _cost(cost: float | None) -> str:
+    return f", {dollars(cost)}" if cost != 0 else ""
+
+
 def _body(record: Record) -> Iterator[str]:
     yield from _messages("prompt", record.prompt)
     if record.completion is not None:
@@ -172,6 +189,8 @@ def _call(call: Call, scope: str) -> Iterator[str]:
     if isinstance(call.reply, Completion):
         usage = call.reply.usage
         yield f"     reply ({call.reply.finish_reason}, {usage.prompt_tokens}+{usage.completion_tokens} tokens):"
+        yield from (f"       thought: {line}" for line in call.reply.reasoning.splitlines())
         yield from (f"       {line}" for line in call.reply.text.splitlines())
+        yield from (f"       calls {tool.name}({tool.arguments})" for tool in call.reply.tool_calls)
     else:
         yield f"     failed: {call.reply}"

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import orjson
 
-from kdaug.errors import ConfigError
+from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.record import Json, Message, Messages, ToolCall
 
 if TYPE_CHECKING:
     import numpy as np
 
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
+# Whether a reply to a schema has the wanted form: as it is, after a mild repair, or not; "" where none was wanted.
+Fit: TypeAlias = Literal["", "valid", "repaired", "wrong"]
 # {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
 Schema: TypeAlias = dict[str, Json]
 
@@ -25,7 +27,7 @@ Schema: TypeAlias = dict[str, Json]
 class Sampling:
     """How to sample one completion. `logprobs`: how many alternatives a token to return (0: none).
 
-    `schema` constrains the reply, in the form that `as_schema` gives.
+    `schema` is the form of the reply, as `as_schema` gives it: a teacher that can constrain its replies to it does so.
     """
 
     temperature: float = 1.0
@@ -51,8 +53,12 @@ class SamplingArgs(TypedDict, total=False):
     seed: int | None
 
 
-async def _free(request: Request) -> None:
+async def _uncounted(request: Request, failed: TeacherError | None = None) -> None:
     """Nobody counts what this request costs."""
+
+
+class Again(Protocol):
+    def __call__(self, request: Request, failed: TeacherError | None = None) -> Awaitable[None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +67,27 @@ class Request:
 
     Two fields are no part of what is asked, so not of the digest either: `nonce` tells apart equal requests of one run
     (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made of
-    it, before he does: it reserves what that may cost, and raises BudgetExceeded.
+    it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
+    reply): it reserves what that may cost, and raises BudgetExceeded.
     """
 
     messages: Messages
     sampling: Sampling = Sampling()
     tools: tuple[Json, ...] = ()
     nonce: int = field(default=0, compare=False)
-    again: Callable[[Request], Awaitable[None]] = field(default=_free, compare=False, repr=False)
+    again: Again = field(default=_uncounted, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}
         if self.tools:
             plain["tools"] = list(self.tools)
         return plain
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Request:
+        how = {**plain["sampling"], "stop": tuple(plain["sampling"]["stop"])}
+        messages = tuple(Message.from_json(m) for m in plain["messages"])
+        return cls(messages, Sampling(**how), tuple(plain.get("tools", ())))
 
     def digest(self, teacher: str) -> str:
         """64 bits that stand for (teacher, request) in a journal key."""
@@ -90,26 +103,42 @@ class Usage:
     completion_tokens: int = 0
 
 
+def _no_ids() -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.empty(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenLogprobs:
     """A model's own view of T tokens, at temperature 1.
 
-    `context_ids` [C]: all that the model saw before them (the rendered prompt). `token_ids` [T], `token_logprobs` [T],
-    `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the probability outside the top k.
+    `token_ids` [T], `token_logprobs` [T], `top_ids` [T, k], `top_logprobs` [T, k] (best first), `residual` [T]: the
+    probability outside the top k. `context_ids` [C]: the tokens before them. `tokenizer`: a hash of the vocabulary that
+    the ids are of.
     """
-
-    context_ids: np.ndarray[Any, Any]
 
     token_ids: np.ndarray[Any, Any]
     token_logprobs: np.ndarray[Any, Any]
     top_ids: np.ndarray[Any, Any]
     top_logprobs: np.ndarray[Any, Any]
     residual: np.ndarray[Any, Any]
+    context_ids: np.ndarray[Any, Any] = field(default_factory=_no_ids)
+    tokenizer: str = ""
+
+    def after(self, context_ids: Sequence[int], tokenizer: str) -> TokenLogprobs:
+        """The same view, and what came before it."""
+        import numpy as np
+
+        return replace(self, context_ids=np.array(context_ids, dtype=np.int64), tokenizer=tokenizer)
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A teacher's answer. `reasoning` is kept apart from `text`; `teacher` and `key` are set by the engine."""
+    """A teacher's answer. `reasoning` is kept apart from `text`; `fit`, `teacher` and `key` are set by the engine.
+
+    Of a reply to a schema, `text` is what is valid under it; the reply word for word is in the journal, under `key`.
+    """
 
     text: str
     finish_reason: FinishReason = "stop"
@@ -117,8 +146,22 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     logprobs: TokenLogprobs | None = field(default=None, compare=False)
+    fit: Fit = ""
     teacher: str = ""
     key: str = ""
+
+    @property
+    def parsed(self) -> Any:  # Any: whatever the schema of the question says
+        """The JSON value of `text`. Raises ParseError for a text that is none."""
+        try:
+            return orjson.loads(self.text)
+        except orjson.JSONDecodeError as e:
+            raise ParseError("JSON", self.text) from e
+
+    @property
+    def message(self) -> Message:
+        """The answer as a turn of the conversation."""
+        return Message("assistant", self.text, self.tool_calls)
 
     @property
     def cut(self) -> bool:
@@ -132,6 +175,10 @@ class Teacher(Protocol):
     `name` (model, revision, kind of endpoint) is part of every journal key; `concurrency` is how many requests it can
     use in flight. `open` is called once, before the first request, with a folder of the run in which the teacher may
     keep what must survive a kill. `flush`: every live job waits, so send what you hold back.
+
+    A teacher that waits for `flush` has an attribute `holds_back = True`. At the end of a run nobody waits for its
+    replies, which may take a day, nor for those of a teacher with `lets_go = True`, which cost nothing but time: both
+    are closed, and `aclose` ends their calls with `calls.Closing`.
     """
 
     @property
@@ -144,12 +191,32 @@ class Teacher(Protocol):
     async def aclose(self) -> None: ...
 
 
+def holds_back(teacher: Teacher) -> bool:
+    """Whether it sends nothing before it is told to by `flush`."""
+    return bool(getattr(teacher, "holds_back", False))
+
+
+def lets_go(teacher: Teacher) -> bool:
+    """Whether its calls are given up at the end of a run."""
+    return holds_back(teacher) or bool(getattr(teacher, "lets_go", False))
+
+
 @runtime_checkable
 class ScoringTeacher(Protocol):
     """A white-box teacher: it can score a given completion."""
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
         """Score the completion's tokens (end-of-turn included), each given all before it."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A teacher that can say how it fares."""
+
+    @property
+    def status(self) -> str:
+        """A few words such as "64 of 128 slots, pausing 3 s after 429"; empty when there is nothing to say."""
         ...
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from servers.run import FakeOpenAI
+from servers.run import FakeBatches, FakeOpenAI
 
 from kdaug.errors import KdaugError
 from kdaug.journal import Journal
@@ -63,6 +63,24 @@ def run_killed(command: Sequence[str], out: Path, server: FakeOpenAI, kills: int
     return Killed(tuple(lost), server.stats()["attempts_repeated"], data)
 
 
+def run_killed_amid_batches(
+    command: Sequence[str], out: Path, server: FakeBatches, kills: int, rng: Random
+) -> dict[str, str]:
+    """The same for a batch teacher: a moment is counted in requests to the provider. What was executed how often is in
+    the server's stats."""
+    for _ in range(kills):
+        process = subprocess.Popen([*KDAUG, *command, "--out", str(out), "--quiet"])
+        goal = server.stats()["requests"] + rng.randint(1, 15)
+        while process.poll() is None and server.stats()["requests"] < goal:
+            time.sleep(rng.random() * 0.05)
+        if process.poll() is not None:
+            assert process.returncode == 0, f"the run failed with exit code {process.returncode}"
+            break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    return run_whole(command, out)
+
+
 def journalled(out: Path) -> int:
     """How many replies the journal holds; a kill may have come before there was one."""
     try:
@@ -70,6 +88,6 @@ def journalled(out: Path) -> int:
     except KdaugError:
         return 0
     try:
-        return sum(used["calls"] for used in journal.usage().values())
+        return sum(used.calls for used in journal.usage())
     finally:
         journal.close()

@@ -18,9 +18,20 @@ FACTS: dict[str, Any] = {
     "status": "stopped",
     "ended_by": "max_cost",
     "teachers": {"teacher": {"name": "vllm:Qwen/Qwen3-32B"}, "judge": {"name": "openai:m|x`y"}},
-    "stages": [{"name": "respond", "jobs": 1200, "kept": 160, "dropped": {"rouge:near": 12, "a|b`<b>`\nc": 1028}}],
+    "stages": [
+        {
+            "name": "respond",
+            "jobs": 1200,
+            "kept": 160,
+            "dropped": {"rouge:near": 12, "a|b`<b>`\nc": 1028},
+            "usage": {"calls": 1200, "cost": 0.25},
+        }
+    ],
     "templates": {"respond": "0011223344"},
-    "usage": {"vllm:Qwen/Qwen3-32B": {"calls": 1200, "prompt_tokens": 34567, "completion_tokens": 123456}},
+    "usage": {
+        "vllm:Qwen/Qwen3-32B": {"calls": 1200, "prompt_tokens": 34567, "completion_tokens": 123456, "cost": 0.25}
+    },
+    "bill": {"cost": 0.25, "per_kept": 0.0015625},
     "holdout": 0.1,
     "seeds": {"source": "seeds.jsonl", "count": 120},
 }
@@ -77,7 +88,9 @@ def test_the_card_says_what_where_from_and_why_dropped() -> None:
     assert "| dataset | `holdout:mixed` | 3 |" in card
     assert "10 % of the seeds" in card
     qwen = next(line for line in card.splitlines() if line.startswith("| `vllm:Qwen"))
-    assert "| teacher | 1,200 | 1,200 | 34,567 / 123,456 | [apache-2.0](https://www.apache.org/" in qwen
+    assert "| respond | 1,200 | 160 | 1,040 | 1,200 | $0.25 |" in card
+    assert "A kept record cost $0.0016, all of it $0.25." in card
+    assert "| teacher | 1,200 | 1,200 | 34,567 / 123,456 | $0.25 | [apache-2.0](https://www.apache.org/" in qwen
     assert "| `respond` | `0011223344` |" in card
     assert "generator: respond" in card and "(fingerprint `abcd1234`)" in card
 
@@ -98,14 +111,14 @@ def test_no_text_breaks_a_table_or_leaves_its_block() -> None:
         else:
             columns = 0
     assert "| respond | ``a\\|b`<b>` c`` | 1,028 |" in card
-    assert "| ``openai:m\\|x`y`` | judge | 0 | unknown | unknown | unknown | unknown |" in card
+    assert "| ``openai:m\\|x`y`` | judge | 0 | unknown | unknown | unknown | unknown | unknown |" in card
 
 
 def test_an_earlier_teacher_is_named_though_this_run_had_another() -> None:
     card = write_card(
         {"teachers": {"teacher": {"name": "fake:echo"}}}, Counts({"prompt": {"train": 1}}, {"openai:gpt-4o": 1})
     )
-    assert "| `openai:gpt-4o` | earlier data | 1 | unknown | unknown | [OpenAI terms of use](" in card
+    assert "| `openai:gpt-4o` | earlier data | 1 | unknown | unknown | unknown | [OpenAI terms of use](" in card
     assert head(card)["license"] == "other"
 
 

@@ -7,9 +7,12 @@ import re
 import pytest
 
 from kdaug import recipes
-from kdaug.check import check
+from kdaug.check import check, plausible
 from kdaug.prompts import shipped
 from kdaug.read import read
+from kdaug.record import user
+from kdaug.structured import form_of
+from kdaug.teacher import Completion, Request, Sampling
 
 
 @pytest.mark.parametrize("name", recipes.builtin_names())
@@ -20,3 +23,24 @@ def test_every_built_in_recipe_keeps_records_in_every_stage(name: str) -> None:
     assert len(kept) == len(recipe.stages)
     assert all(kept)
     assert "none on a real one" in lines[-1]
+
+
+NODE = {
+    "$defs": {
+        "Tag": {"enum": ["a", "b"]},
+        "Node": {
+            "type": "object",
+            "properties": {"tags": {"type": "array", "items": {"$ref": "#/$defs/Tag"}, "minItems": 2}},
+            "required": ["tags"],
+        },
+    },
+    "type": "object",
+    "properties": {"node": {"$ref": "#/$defs/Node"}, "more": {"anyOf": [{"type": "integer"}, {"type": "null"}]}},
+    "required": ["node", "more"],
+}
+
+
+@pytest.mark.parametrize("schema", [{"json": NODE}, {"choice": ["yes", "no"]}])
+def test_a_scripted_reply_keeps_to_a_schema(schema: dict[str, object]) -> None:
+    reply = plausible(Request(user("Go."), Sampling(schema=schema)))
+    assert form_of(schema).read(Completion(reply)).fit == "valid"

@@ -59,7 +59,7 @@ def any_record(draw: st.DrawFn) -> Record:
         rejected=draw(messages) if kind == "preference" else None,
         label=draw(st.booleans()) if kind == "unpaired" else None,
         tools=tuple(draw(st.lists(objects, max_size=2))),
-        scores=draw(st.dictionaries(names, st.floats(allow_nan=False), max_size=3)),
+        scores=draw(st.dictionaries(names, st.floats(allow_nan=False, allow_infinity=False), max_size=3)),
         parents=draw(lineage),
         roots=draw(lineage),
         by=draw(names),

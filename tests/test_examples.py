@@ -36,6 +36,16 @@ def test_a_generator_and_a_gate_of_ones_own(tmp_path: Path) -> None:
     assert [s["name"] for s in stages] == ["0.translate", "1.respond"]
 
 
+def test_langchain_on_both_sides(tmp_path: Path) -> None:
+    pytest.importorskip("langchain_core")
+    command = [sys.executable, str(ROOT / "examples" / "langchain_teacher.py"), "--out", str(tmp_path / "run")]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[:2] == ["Name three rivers.  Answer 0.", "Why is the sky blue?  Answer 1."]
+    assert shown.splitlines()[3:] == ["['Answer 3.']", "['Answer 4.']"]
+    facts = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert facts["usage"]["langchain:GenericFakeChatModel"]["completion_tokens"] == 15
+
+
 @pytest.mark.slow
 def test_the_readmes_python(tmp_path: Path) -> None:
     """Its six lines, with a scripted teacher, a smaller target and a Hub on loopback."""
@@ -75,8 +85,13 @@ def test_the_readme_names_every_recipe_command_and_folder() -> None:
                 "words",
                 "novelty",
                 "languages",
+                "batch_api",
+                "batch_ledger",
+                "breaker",
                 "chat_api",
-                "chat_template",
                 "decoding",
+                "endpoint",
+                "slots",
+                "token_ids",
             ):
                 assert module.stem in text or folder == "train", module

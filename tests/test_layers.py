@@ -15,13 +15,16 @@ PACKAGE = Path(kdaug.__file__).parent
 # Row by row; a module imports only from rows above its own, or from its own row within one folder.
 ROWS = (
     ("errors", "record"),
-    ("teacher", "batcher", "device", "generator", "source", "gate", "prompts", "parsing", "judging", "answers"),
     (
-        *("journal", "calls", "engine", "recipe", "running", "progress"),
+        *("teacher", "batcher", "device", "generator", "source", "gate"),
+        *("prompts", "parsing", "judging", "answers", "structured"),
+    ),
+    (
+        *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "running", "progress"),
         *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "check", "show", "doctor"),
+    ("recipes", "check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli",),
 )
 FOLDERS = ROWS[3]
@@ -31,10 +34,13 @@ HEAVY = {
     "faiss",
     "huggingface_hub",
     "jinja2",
+    "json_repair",
+    "jsonschema",
     "langchain_core",
     "matplotlib",
     "numba",
     "numpy",
+    "openai",
     "pyarrow",
     "rich",
     "sentence_transformers",

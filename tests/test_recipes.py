@@ -14,7 +14,6 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, user
 from kdaug.source import GrowingPool
 from kdaug.teachers.openai import OpenAI
-from kdaug.teachers.retry import Retry
 
 SEEDS = [Record(prompt=user(f"seed {i}")) for i in range(10)]
 
@@ -137,9 +136,8 @@ def test_a_part_of_ones_own_is_named_by_its_module(tmp_path: Path) -> None:
 
 def test_a_teacher_is_a_string() -> None:
     teacher = recipes.teacher("openai:gpt-x?base_url=http://localhost:1/v1&concurrency=7&timeout=3")
-    assert isinstance(teacher, Retry)
-    assert isinstance(teacher.teacher, OpenAI)
-    assert (teacher.name, teacher.concurrency, teacher.teacher.timeout) == ("openai:gpt-x", 7, 3.0)
+    assert isinstance(teacher, OpenAI)
+    assert (teacher.name, teacher.concurrency, teacher.timeout) == ("openai:gpt-x", 7, 3.0)
     assert recipes.teacher("fake").name == "fake"
     assert recipes.teacher("fake:other?latency=0.5").name == "other"
 

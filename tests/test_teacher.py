@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from kdaug.errors import ConfigError
+from kdaug.errors import ConfigError, TeacherError
 from kdaug.record import user
 from kdaug.teacher import Request, as_schema
 
@@ -48,7 +48,7 @@ def test_what_is_no_schema_says_what_one_is(given: Any) -> None:
 
 
 def test_who_pays_is_no_part_of_what_is_asked() -> None:
-    async def count(request: Request) -> None: ...
+    async def count(request: Request, failed: TeacherError | None = None) -> None: ...
 
     plain, counted = Request(user("Hi.")), Request(user("Hi."), nonce=3, again=count)
     assert plain == counted

@@ -23,6 +23,9 @@ class Respond:
 
     An answer ends before the first of `stop`; one of `"\\n\\n"` takes the first paragraph of a model that rambles.
 
+    With `logprobs` the run keeps the teacher's so many likeliest tokens at each step (kdaug/logprobs.py), for training
+    that needs no teacher any more.
+
     Raises ParseError("answer") for an empty answer. An answer cut by `max_tokens` is discarded unless `keep_cut`.
     """
 
@@ -30,6 +33,7 @@ class Respond:
     top_p: float = 1.0
     max_tokens: int = 1024
     stop: tuple[str, ...] = ()
+    logprobs: int = 0
     system: str | None = None
     keep_cut: bool = False
     role: str = "teacher"
@@ -52,6 +56,7 @@ class Respond:
             top_p=self.top_p,
             max_tokens=self.max_tokens,
             stop=self.stop,
+            logprobs=self.logprobs,
         )
         if not reply.text.strip() and not reply.tool_calls:
             raise ParseError("answer", reply.text)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from kdaug.chat import split_thought
 from kdaug.errors import (
     AccessDenied,
     BadReply,
@@ -24,8 +25,8 @@ from kdaug.errors import (
     TeacherUnavailable,
     shorten,
 )
-from kdaug.record import ToolCall
-from kdaug.teacher import Completion, FinishReason, Usage
+from kdaug.record import Json, ToolCall
+from kdaug.teacher import Completion, FinishReason, Schema, Usage
 
 if TYPE_CHECKING:
     import aiohttp
@@ -54,8 +55,37 @@ NO_ACCESS = re.compile(
     r"|billing_hard_limit_reached|billing_not_active|your credit balance is too low)",
     re.I,
 )
+# The words of a server that refuses to constrain its reply, or cannot do it with this schema.
+UNCONSTRAINED = re.compile(
+    r"response_format|json_schema|structured_outputs|schema|grammar|guided|extra (inputs|fields)", re.I
+)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 GO_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
+
+
+def constraint(schema: Schema, *, official: bool) -> dict[str, Json]:
+    """The field of a request that constrains its reply: `response_format` for a JSON schema, for a regex or a choice
+    vLLM's `structured_outputs`, which OpenAI's own API has nothing like."""
+    if "json" in schema:
+        wanted = schema["json"]
+        named: Json = {"name": "reply", "schema": wanted, "strict": _is_closed(wanted)}
+        return {"response_format": {"type": "json_schema", "json_schema": named}}
+    return {} if official else {"structured_outputs": schema}
+
+
+def _is_closed(schema: Json) -> bool:
+    """Whether OpenAI takes it as strict: each of its objects needs all of its properties and allows no others."""
+    if isinstance(schema, list):
+        return all(map(_is_closed, schema))
+    if not isinstance(schema, dict):
+        return True
+    if schema.get("type") == "object" or "properties" in schema:
+        names, needed = schema.get("properties") or {}, schema.get("required") or []
+        if not (isinstance(names, dict) and isinstance(needed, list) and schema.get("additionalProperties") is False):
+            return False
+        if names.keys() != set(map(str, needed)):
+            return False
+    return all(map(_is_closed, schema.values()))
 
 
 async def whole_body(reply: aiohttp.ClientResponse) -> bytes:
@@ -79,11 +109,11 @@ def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
         choice = reply["choices"][0]
         message = choice["message"]
         finish = choice.get("finish_reason")
-        text = _text(message.get("content"))
+        text, thought = _text(message.get("content"))
         calls = tuple(_tool_call(call) for call in message.get("tool_calls") or ())
         used = reply.get("usage") or {}
         usage = Usage(used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0)
-        reasoning = message.get("reasoning_content") or message.get("reasoning")
+        told = message.get("reasoning_content") or message.get("reasoning")
         refusal = message.get("refusal")
     except (LookupError, TypeError, AttributeError) as e:
         if isinstance(reply, dict) and reply.get("error"):
@@ -95,10 +125,13 @@ def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
         raise Refused(f"the model refused: {refusal}")
     if finish in ("error", "abort"):  # OpenRouter, vLLM: the generation broke off on their side
         raise ServerError(f"the generation broke off: finish_reason {finish!r}")
+    reasoning = told if isinstance(told, str) else thought
+    if not reasoning:  # a server without a parser for its model's thoughts leaves them in the answer
+        reasoning, text = split_thought(text)
     return Completion(
         text,
         finish_reason=FINISH.get(finish, "other"),
-        reasoning=reasoning if isinstance(reasoning, str) else "",
+        reasoning=reasoning,
         tool_calls=calls,
         usage=usage,
     )
@@ -120,8 +153,8 @@ def failure_of_reply(status: int, headers: Mapping[str, str], data: bytes, *, fi
         return AccessDenied(words)
     if TOO_LONG.search(words):  # llama.cpp has said so with a 500
         return ContextTooLong(words)
-    if status >= 500:
-        return ServerError(words, retry_after=wait)
+    if status >= 500:  # 503 and 529 (Anthropic): too much work, whether or not it says how long
+        return ServerError(words, retry_after=(wait or 0.0) if status in (503, 529) else wait)
     if status in (404, 405) or 300 <= status < 400:
         where = f" (sent on to {headers['Location']})" if "Location" in headers else ""
         # At the first call: a wrong base_url, or a model that is not there or not ours. No other call would fare
@@ -194,11 +227,14 @@ def _loads(data: bytes, headers: Mapping[str, str]) -> Any:  # Any: JSON as it c
         raise BadReply(f"the reply is no JSON ({kind}, {len(data)} bytes): {start}") from e
 
 
-def _text(content: Any) -> str:  # Any: JSON as it comes
-    """The text of an answer: a string, nothing (a mere tool call), or a list of typed parts (Mistral)."""
+def _text(content: Any) -> tuple[str, str]:  # Any: JSON as it comes
+    """(answer, thought): a string, nothing (a mere tool call), or a list of typed parts (Mistral)."""
     if isinstance(content, str):
-        return content
-    return "".join(part["text"] for part in content or () if part.get("type") == "text")
+        return content, ""
+    parts = content or ()
+    answer = "".join(part["text"] for part in parts if part.get("type") == "text")
+    thoughts = [_text(part.get("thinking"))[0] for part in parts if part.get("type") == "thinking"]
+    return answer, "\n".join(thoughts)
 
 
 def _tool_call(call: Any) -> ToolCall:  # Any: JSON as it comes

@@ -145,7 +145,7 @@ def score(model: Any, texts: Sequence[tuple[Sequence[int], int]], top_k: int) ->
         views = []
         for (text, start), logits in zip(texts, out.logits, strict=True):
             tokens = torch.tensor(text[start:], device=model.device)
-            views.append(measure(logits[-len(tokens) - 1 : -1], tokens, top_k, text[:start]))
+            views.append(measure(logits[-len(tokens) - 1 : -1], tokens, top_k))
     return views
 
 
@@ -159,9 +159,8 @@ def pad_left(rows: Sequence[Sequence[int]], device: Any) -> tuple[Tensor, Tensor
     return ids, mask, (mask.cumsum(1) - 1).clamp(min=0)
 
 
-def measure(logits: Tensor, tokens: Tensor, top_k: int, context: Sequence[int]) -> TokenLogprobs:
-    """Log-probabilities at temperature 1 in float32. logits [T, V], tokens [T]; `context`: what came before them."""
-    import numpy as np
+def measure(logits: Tensor, tokens: Tensor, top_k: int) -> TokenLogprobs:
+    """Log-probabilities at temperature 1 in float32. logits [T, V], tokens [T]."""
     import torch
 
     chosen, best, likeliest = [], [], []
@@ -176,23 +175,22 @@ def measure(logits: Tensor, tokens: Tensor, top_k: int, context: Sequence[int]) 
     tops = torch.cat(likeliest)
     residual = (1.0 - tops.exp().sum(-1)).clamp(0.0, 1.0)
     fields = (tokens, torch.cat(chosen), torch.cat(best), tops, residual)
-    return TokenLogprobs(np.array(context, dtype=np.int64), *(f.cpu().numpy() for f in fields))
+    return TokenLogprobs(*(f.cpu().numpy() for f in fields))
 
 
 def join(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
-    """One after another, along T; the context is that of the first."""
+    """One after another, along T."""
     import numpy as np
 
     names = ("token_ids", "token_logprobs", "top_ids", "top_logprobs", "residual")
-    return TokenLogprobs(parts[0].context_ids, *(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+    return TokenLogprobs(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
 
 
 def _measure_rows(rows: Sequence[Row], logits: Tensor, chosen: Tensor) -> None:
     """Keeps the model's view of the token that was chosen, for the rows that want it."""
     for i, row in enumerate(rows):
         if k := row.asked.sampling.logprobs:
-            context = () if row.measured else row.asked.ids
-            row.measured.append(measure(logits[i : i + 1], chosen[i : i + 1], k, context))
+            row.measured.append(measure(logits[i : i + 1], chosen[i : i + 1], k))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

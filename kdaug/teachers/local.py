@@ -7,9 +7,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from kdaug.batcher import Batcher
+from kdaug.calls import Closing
 from kdaug.chat import Chat, split_thought
 from kdaug.device import computes_in_half, pick_device, quiet, threads
 from kdaug.errors import ConfigError, ContextTooLong, TeacherUnavailable, require, shorten
@@ -49,7 +50,8 @@ class Local:
     `model`: a folder, a .gguf file or a Hub id. Up to `batch` requests are answered at once, whatever their sampling; a
     reply that ends makes the rest faster. `dtype="auto"` is bfloat16 where that is fast, else float32. Each request is
     sampled by its own seed, else its nonce; as the numbers of a batch depend a little on who is in it, that makes a
-    reply likely the same, not surely. Schemas and tools are not supported: use vllm:MODEL.
+    reply likely the same, not surely. At the end of a run the batch that is being computed is given up. A schema
+    constrains nothing here (vllm:MODEL does); tools are not supported.
     """
 
     model: str | None = None
@@ -57,6 +59,7 @@ class Local:
     device: str = "auto"
     dtype: str = "auto"
     name: str = field(init=False)
+    lets_go: ClassVar[bool] = True
     _loaded: Loaded | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,12 +94,16 @@ class Local:
 
     async def generate(self, request: Request) -> Completion:
         how, loaded = request.sampling, self._ready()
-        if how.schema is not None or request.tools:
-            what = "a schema" if how.schema is not None else "tools"
-            raise ConfigError(f"{self.name} cannot keep its replies to {what}: use vllm:MODEL or an API")
+        if request.tools:
+            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
-        row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+        try:
+            row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+        except asyncio.CancelledError:
+            if self._closed.is_set():
+                raise Closing from None
+            raise
         return self._completion(row)
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
@@ -104,7 +111,8 @@ class Local:
         loaded = self._ready()
         ids, start = loaded.chat.score(prompt, completion)
         self._check_length(len(ids), 0, None)
-        return await self._scores(Scored(ids, start, top_k))
+        view = await self._scores(Scored(ids, start, top_k))
+        return view.after(ids[:start], loaded.chat.digest)
 
     async def flush(self) -> None:
         """Nothing is held back for long: a batch that is not full goes all the same."""
@@ -134,13 +142,13 @@ class Local:
         loaded, ids, asked = self._ready(), row.ids, row.asked
         text = loaded.chat.decode(ids[:-1] if ids[-1] in loaded.chat.ends else ids)
         cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
-        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text)
+        reasoning, answer = split_thought(text[: min(cuts)] if cuts else text, loaded.chat.opens_thought(asked.ids))
         return Completion(
             answer,
             finish_reason=row.finish or "other",
             reasoning=reasoning,
             usage=Usage(len(asked.ids), len(ids)),
-            logprobs=join(row.measured) if row.measured else None,
+            logprobs=join(row.measured).after(asked.ids, loaded.chat.digest) if row.measured else None,
         )
 
     async def _answer(self, asked: list[Asked]) -> list[Row]:

@@ -1,26 +1,32 @@
-"""Trying again: failed calls are repeated with exponential backoff and full jitter."""
+"""Trying again: failed calls are repeated with exponential backoff; when all fail, one is tried for all."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from kdaug.errors import ConfigError, RateLimited, TeacherError, TeacherUnavailable
 from kdaug.record import Messages
-from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teachers.breaker import LONGEST_WISH, Breaker
 
 Result = TypeVar("Result")
 
-LONGEST_WISH = 120.0  # seconds; a teacher that asks for a longer pause is asked again after this
 # A rate limit says nothing against the request: it gets so many times the tries. Simulated, 64 slots against a limit of
 # 500 requests a minute without Retry-After: 6 tries lose 37 % of the requests, 24 lose 0.02 %.
 RATE_LIMIT_FACTOR = 4
-FIRST_PATIENCE = 10.0  # seconds; a teacher that has never answered is more likely a wrong address than restarting
+
+
+@runtime_checkable
+class Repeating(Protocol):
+    """A teacher that repeats failed calls. `once`: the same without, for whoever repeats them himself."""
+
+    @property
+    def once(self) -> Teacher: ...
 
 
 @dataclass(eq=False)
@@ -29,8 +35,11 @@ class Retry:
 
     A retryable error is tried `tries` times in all (a rate limit four times as often) and then raised as it is. Before
     try n + 1 it waits a random time of at most `base` · 2ⁿ⁻¹ seconds, `cap` at most (full jitter, Brooker 2015, AWS
-    Architecture Blog), on top of the time that the teacher asked for. An outage is waited out for `patience` seconds,
-    or 10 where the teacher has never answered. Everything else is raised at once.
+    Architecture Blog), on top of the time that the teacher asked for.
+
+    When no call comes through any more (an outage, or 10 failures in a row), none is given up: all wait while one at a
+    time goes out as a probe, at growing intervals, for `patience` seconds (10 where the teacher has never answered);
+    then all raise TeacherUnavailable. See `Breaker`. Everything else is raised at once.
 
     `retries` counts the repeated calls, `waiting` those that wait for their next try right now.
     """
@@ -47,7 +56,7 @@ class Retry:
         if self.tries < 1:
             raise ConfigError("tries must be at least 1")
         self._random = Random()
-        self._answered = False
+        self._breaker = Breaker(self.base, self.cap, self.patience)
         if isinstance(self.teacher, ScoringTeacher):  # an attribute of its own, so that isinstance tells the truth
             self.logprobs = self._logprobs
 
@@ -59,11 +68,20 @@ class Retry:
     def concurrency(self) -> int:
         return self.teacher.concurrency
 
+    @property
+    def once(self) -> Teacher:
+        return self.teacher
+
+    @property
+    def status(self) -> str:
+        inner = self.teacher.status if isinstance(self.teacher, Reporting) else ""
+        return ", ".join(words for words in (self._breaker.status, inner) if words)
+
     async def open(self, state: Path) -> None:
         await self.teacher.open(state)
 
     async def generate(self, request: Request) -> Completion:
-        return await self._persist(lambda: self.teacher.generate(request))
+        return await self._persist(lambda: self.teacher.generate(request), request)
 
     async def flush(self) -> None:
         await self.teacher.flush()
@@ -74,39 +92,51 @@ class Retry:
     async def _logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
         scorer = self.teacher
         assert isinstance(scorer, ScoringTeacher)
-        return await self._persist(lambda: scorer.logprobs(prompt, completion, top_k))
+        return await self._persist(lambda: scorer.logprobs(prompt, completion, top_k), None)
 
-    async def _persist(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        failures, outage = 0, 0.0  # when the outage began
+    async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
+        failures, breaker = 0, self._breaker
+        last: TeacherError | None = None
         while True:
+            probe = breaker.open and await self._wait(breaker.turn(request, self.name))
             try:
+                if last is not None:
+                    self.retries += 1
+                    if request is not None:
+                        await request.again(request, last)
                 result = await call()
             except TeacherError as e:
-                failures += 1
-                self._answered = self._answered or not e.fatal
-                down = isinstance(e, TeacherUnavailable)
-                outage = (outage or time.monotonic()) if down else 0.0
-                pause = self._pause(e, failures, time.monotonic() - outage)
-                self.retries += 1
-                self.waiting += 1
-                try:
-                    await asyncio.sleep(pause)
-                finally:
-                    self.waiting -= 1
+                last, pause = e, self._weigh(e, failures + 1, probe)
+            except BaseException:
+                breaker.step_back(probe)
+                raise
             else:
-                self._answered = True
+                breaker.came_through()
                 return result
+            if pause is not None:
+                failures += 1
+                await self._wait(asyncio.sleep(pause))
 
-    def _pause(self, error: TeacherError, failures: int, down: float) -> float:
-        """Seconds until the next try; `down`: how long the outage lasts. Raises the error where it is the last."""
-        backoff = self._random.uniform(0, min(self.cap, self.base * 2 ** (failures - 1)))
-        if isinstance(error, TeacherUnavailable):
-            patience = self.patience if self._answered else min(self.patience, FIRST_PATIENCE)
-            if down >= patience:
-                words = f"{error} (tried {failures} times in {down:.0f} s)"
-                raise TeacherUnavailable(words, request=error.request, teacher=error.teacher) from error
-            return min(backoff, patience - down)
-        tries = self.tries * RATE_LIMIT_FACTOR if isinstance(error, RateLimited) else self.tries
-        if error.fatal or not error.retryable or failures >= tries:
+    def _weigh(self, error: TeacherError, failures: int, probe: bool) -> float | None:
+        """Seconds until the next try, None where the breaker says when. Raises the error where it is the last."""
+        breaker = self._breaker
+        if not isinstance(error, TeacherUnavailable) and (error.fatal or not error.retryable):
+            if error.fatal:
+                breaker.step_back(probe)
+            else:  # an answer, if not the one that was hoped for
+                breaker.came_through()
             raise error
+        if breaker.failed(error, probe):
+            return None
+        tries = self.tries * RATE_LIMIT_FACTOR if isinstance(error, RateLimited) else self.tries
+        if failures >= tries:
+            raise error
+        backoff = self._random.uniform(0, min(self.cap, self.base * 2 ** (failures - 1)))
         return min(error.retry_after or 0.0, LONGEST_WISH) + backoff
+
+    async def _wait(self, until: Awaitable[Result]) -> Result:
+        self.waiting += 1
+        try:
+            return await until
+        finally:
+            self.waiting -= 1

@@ -120,13 +120,14 @@ class VLLM:
         (reply,) = out.outputs
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
-        reasoning, answer = split_thought(reply.text)
+        reasoning, answer = split_thought(reply.text, chat.opens_thought(ids))
+        view = _view(reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None
         return Completion(
             answer,
             finish_reason=FINISH.get(reply.finish_reason, "other"),
             reasoning=reasoning,
             usage=Usage(len(ids), len(reply.token_ids)),
-            logprobs=_view(ids, reply.token_ids, reply.logprobs, how.logprobs) if how.logprobs else None,
+            logprobs=None if view is None else view.after(ids, chat.digest),
         )
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
@@ -138,7 +139,7 @@ class VLLM:
         if len(ids) >= (context := engine.model_config.max_model_len):  # vLLM always makes one token more
             raise ContextTooLong(f"{len(ids)} tokens are more than the context of {context}", teacher=self.name)
         out = await self._ask(ids, SamplingParams(max_tokens=1, prompt_logprobs=top_k, detokenize=False), None)
-        return _view(ids[:start], ids[start:], out.prompt_logprobs[start:], top_k)
+        return _view(ids[start:], out.prompt_logprobs[start:], top_k).after(ids[:start], chat.digest)
 
     async def flush(self) -> None:
         """Nothing is held back: the engine takes every request at once."""
@@ -266,7 +267,7 @@ def _structure(schema: Schema) -> Any:
         raise BadRequest(f"vLLM rejects the schema: {shorten(str(e), 300)}") from e
 
 
-def _view(context: list[int], ids: list[int], positions: list[dict[int, Any]], top_k: int) -> TokenLogprobs:
+def _view(ids: list[int], positions: list[dict[int, Any]], top_k: int) -> TokenLogprobs:
     """vLLM's dictionaries (token id: log-probability and rank), as arrays; it adds the chosen token to the top k."""
     import numpy as np
 
@@ -276,8 +277,7 @@ def _view(context: list[int], ids: list[int], positions: list[dict[int, Any]], t
     top_ids: np.ndarray[Any, Any] = np.array([[i for i, _ in row] for row in ranked], dtype=np.int64).reshape(shape)
     tops = np.array([[entry.logprob for _, entry in row] for row in ranked], dtype=np.float32).reshape(shape)
     residual = np.clip(1.0 - np.exp(tops).sum(-1), 0.0, 1.0)
-    before: np.ndarray[Any, Any] = np.array(context, dtype=np.int64)
-    return TokenLogprobs(before, np.array(ids, dtype=np.int64), chosen, top_ids, tops, residual)
+    return TokenLogprobs(np.array(ids, dtype=np.int64), chosen, top_ids, tops, residual)
 
 
 def _speak(level: int | None) -> int:

@@ -32,6 +32,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import heapq
 import random
 import re
 import resource
@@ -70,6 +71,8 @@ class State:
         self.moved = time.monotonic()
         self.first = self.last = self.last_arrival = 0.0
         self.bucket, self.bucket_time = 0.0, time.monotonic()
+        self.tokens_left, self.tokens_time = self.config.tps, time.monotonic()
+        self.hands: list[float] = []  # when each of `works_on` is free
         self.cpu = cpu_seconds()
 
     def move(self, step: int) -> None:
@@ -84,15 +87,29 @@ class State:
         config = self.config
         if config.max_inflight and self.inflight > config.max_inflight:
             return True
+        now = time.monotonic()
+        if config.tps:
+            self.tokens_left = min(config.tps, self.tokens_left + (now - self.tokens_time) * config.tps)
+            self.tokens_time = now
+            if self.tokens_left <= 0:
+                return True
         if not config.rps:
             return False
-        now = time.monotonic()
         self.bucket = min(config.rps, self.bucket + (now - self.bucket_time) * config.rps)
         self.bucket_time = now
         if self.bucket < 1:
             return True
         self.bucket -= 1
         return False
+
+    def queued(self, seconds: float) -> float:
+        """How long a call takes that is worked on for so long, its waiting for a free hand included."""
+        if not self.config.works_on:
+            return seconds
+        now = time.monotonic()
+        free = now if len(self.hands) < self.config.works_on else max(now, heapq.heappop(self.hands))
+        heapq.heappush(self.hands, free + seconds)
+        return free + seconds - now
 
     def stats(self, full: bool) -> dict[str, Any]:
         attempts = [p[0] for p in self.prompts.values()]
@@ -218,7 +235,8 @@ class Server(asyncio.Protocol):
         call.outcome = self.fate(call, request, raw, seen[0], rng)
         if call.outcome in ANSWERED:
             reply = answer(call, request, text, config)
-            seconds = config.hang_s if call.outcome == "hang" else seconds
+            seconds = config.hang_s if call.outcome == "hang" else state.queued(seconds)
+            state.tokens_left -= sum(call.tokens)
         else:
             reply = b"" if call.outcome == "reset" else failure(call.outcome, config, call.authorization)
             seconds = seconds if config.fault_latency else 0.0
@@ -240,6 +258,8 @@ class Server(asyncio.Protocol):
             return "401"
         if config.max_completion_tokens and "max_tokens" in request:
             return "max_tokens"
+        if config.schemas == "refuse" and not request.keys().isdisjoint(("response_format", "structured_outputs")):
+            return "schema"
         mark = MARK.search(raw)
         if mark and (not mark[2] or attempt <= int(mark[2])):
             return mark[1].decode()

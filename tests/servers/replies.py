@@ -23,10 +23,13 @@ class Config:
     hang_s: float = 3600.0
     huge_mb: int = 64
     rps: float = 0.0  # above so many requests a second (a token bucket) a 429; 0: no limit
+    tps: float = 0.0  # above so many tokens a second (of answers that went out) a 429; 0: no limit
+    works_on: int = 0  # so many at once, the others queue for their turn; 0: all
     max_inflight: int = 0  # above so many at once a 429; 0: no limit
     api_key: str = ""  # any other bearer gets a 401; empty: none is asked for
     max_completion_tokens: bool = False  # refuse `max_tokens`, as OpenAI's reasoning models do
     reasoning: bool = False  # answers carry reasoning_content
+    schemas: str = "ignore"  # what becomes of response_format and structured_outputs: ignore, keep or refuse
     resp_chars: int = 400
     model: str = "fake-model"
     trace: bool = False
@@ -80,6 +83,8 @@ def failure(fault: str, config: Config, authorization: str) -> bytes:
     if fault == "max_tokens":
         words = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
         return error(400, words, "unsupported_parameter")
+    if fault == "schema":
+        return error(400, "This response_format type is unavailable now", "invalid_request_error")
     if fault == "redirect":
         return http(302, b"", extra=b"location: /login\r\n")
     if fault == "html":
@@ -98,6 +103,17 @@ def failure(fault: str, config: Config, authorization: str) -> bytes:
     return error(status, words, CODES.get(status), wait)
 
 
+def kept_to(form: dict[str, Any], salt: str) -> str:
+    """A reply of the wanted form; of JSON schemas, those of flat objects of strings and integers are understood."""
+    if "choice" in form:
+        return str(form["choice"][0])
+    if "regex" in form:
+        return "1984"
+    properties = form["json_schema"]["schema"]["properties"]
+    values = {name: len(salt) if p["type"] == "integer" else salt for name, p in properties.items()}
+    return orjson.dumps(values).decode()
+
+
 ANSWERED = {"ok", "trunc", "hang", "empty", "filter", "badutf8", "surrogate", "wrongtype", "trickle"}
 
 
@@ -107,6 +123,8 @@ def answer(call: Call, request: dict[str, Any], text: str, config: Config) -> by
     limit = request.get("max_completion_tokens") or request.get("max_tokens") or 1 << 20
     size = min(config.resp_chars, limit * 4)
     content: str | None = "" if call.outcome == "empty" else f"ANS[{salt}] {text[:80]} :: {FILLER}"[:size]
+    if config.schemas == "keep" and (form := request.get("structured_outputs") or request.get("response_format")):
+        content = kept_to(form, salt)
     call.tokens = (len(call.body) // 4, max(1, len(content or "") // 4))
     if call.outcome == "wrongtype":
         return http(200, (content or "").encode(), kind=b"text/plain")

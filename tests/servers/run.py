@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from urllib.request import HTTPSHandler, ProxyHandler, Request, build_opener
@@ -74,4 +75,45 @@ class FakeOpenAI:
 
     def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
         with _direct.open(Request(self.root + path, data=body), timeout=10) as reply:
+            return json.load(reply)
+
+
+class FakeBatches:
+    """`with FakeBatches() as server:` runs fake_batches.py; `configure` takes the options that it lists."""
+
+    def __enter__(self) -> FakeBatches:
+        command = [sys.executable, str(HERE / "fake_batches.py"), "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        assert self.url.startswith("http"), "fake_batches.py did not start"
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+
+    def configure(self, **options: Any) -> None:
+        self._ask("/__config", json.dumps(options).encode())
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._ask("/__stats")
+        return found
+
+    def cancel(self, batch: str) -> None:
+        self._ask(f"/v1/batches/{batch}/cancel", b"")
+
+    def wait_for(self, step: str) -> None:
+        """Until a pause has begun, or a batch stands in that state."""
+        for _ in range(1000):
+            stats = self.stats()
+            if stats["reached"].get(step) or any(b["status"] == step for b in stats["batches"]):
+                return
+            time.sleep(0.03)
+        raise AssertionError(f"no batch came to {step}")
+
+    def _ask(self, path: str, body: bytes | None = None) -> Any:  # Any: JSON as it comes
+        with _direct.open(Request(self.url.removesuffix("/v1") + path, data=body), timeout=10) as reply:
             return json.load(reply)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,8 +13,15 @@ import numpy as np
 import pytest
 
 from kdaug.chat import split_thought
+from kdaug.engine import Stage
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
-from kdaug.record import assistant, system, user
+from kdaug.generators.respond import Respond
+from kdaug.models import find_model
+from kdaug.progress import Log
+from kdaug.recipe import Recipe
+from kdaug.record import Record, assistant, system, user
+from kdaug.running import execute
+from kdaug.source import Each
 from kdaug.teacher import Completion, Request, Sampling, ScoringTeacher, TokenLogprobs
 from kdaug.teachers.decoding import Sampler, shared_prefix
 from kdaug.teachers.local import Local
@@ -186,7 +195,7 @@ def test_scores_agree_with_transformers(local: Local) -> None:
         return await asyncio.gather(local.logprobs(prompt, answer, 5), local.logprobs(*longer, 5))
 
     view, _ = run(in_a_batch())
-    assert (view.context_ids.tolist(), view.token_ids.tolist()) == (before, after)
+    assert view.token_ids.tolist() == after
     assert view.token_logprobs.dtype == np.float32
     direct = expected.gather(1, torch.tensor(after)[:, None]).squeeze(1)
     np.testing.assert_allclose(view.token_logprobs, direct, atol=1e-4)
@@ -207,16 +216,23 @@ def test_the_likeliest_token_is_the_one_that_a_greedy_answer_takes(local: Local)
     assert len(reply.logprobs.token_ids) == reply.usage.completion_tokens
     scored = run(local.logprobs(user(question), assistant(reply.text), 4))
     assert scored.token_ids.tolist() == reply.logprobs.token_ids.tolist()  # the end of the turn included
-    assert local._loaded is not None
-    assert local._loaded.chat.ask(user(question)) == reply.logprobs.context_ids.tolist() == scored.context_ids.tolist()
     np.testing.assert_allclose(scored.top_logprobs, reply.logprobs.top_logprobs, atol=1e-3)
 
 
 @pytest.mark.slow
+def test_at_the_end_of_a_run_nobody_waits_for_a_batch(tmp_path: Path) -> None:
+    seeds = [Record(prompt=user(f"Tell me a story about {n} ships.")) for n in range(8)]
+    recipe = Recipe(Each(seeds), [Stage(Respond(max_tokens=24, keep_cut=True))], target=1)
+    outcome = execute(recipe, tmp_path / "run", {"teacher": Local(batch=2)}, log=Log(quiet=True))
+    assert outcome.exit_code == 0 and outcome.facts["kept"] == 1
+    assert outcome.facts["usage"]["local:SmolLM2-135M-Instruct"]["calls"] <= 4  # the others are not computed
+    more = Recipe(Each(seeds), recipe.stages, target=3)
+    assert execute(more, tmp_path / "run", {"teacher": Local(batch=2)}, log=Log(quiet=True)).facts["kept"] == 3
+
+
+@pytest.mark.slow
 def test_what_it_cannot_do_is_said_before_anything_is_computed(local: Local) -> None:
-    with pytest.raises(ConfigError, match="a schema: use vllm:MODEL"):
-        together(local, ask("Yes or no?", schema={"choice": ["yes", "no"]}))
-    with pytest.raises(ConfigError, match="tools: use vllm:MODEL"):
+    with pytest.raises(ConfigError, match="tool calls"):
         together(local, ask("What is 1 + 1?", tools=({"type": "function"},)))
     with pytest.raises(BadRequest, match="only one message of the assistant"):
         run(local.logprobs(user("Hi"), user("Hi"), 1))
@@ -285,10 +301,32 @@ def test_penalties_count_the_replys_own_tokens() -> None:
     assert [int(sampler.choose(logits, [0.0])[0]) for _ in range(5)] == [0, 0, 1, 0, 0]
 
 
+@pytest.mark.slow
+def test_a_thought_that_the_prompt_opens_is_no_answer(tmp_path: Path) -> None:
+    """The embedded model with a template that ends as that of a reasoning model does: cut off, it never answered."""
+    folder = tmp_path / "thinker"
+    shutil.copytree(find_model(None).path, folder)
+    template = folder / "chat_template.jinja"
+    template.unlink(missing_ok=True)
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    told = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    settings["chat_template"] = told + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    teacher = Local(str(folder))
+    run(teacher.open(tmp_path))
+    (reply,) = together(teacher, ask("What is 1 + 1?", max_tokens=8))
+    run(teacher.aclose())
+    assert reply.cut
+    assert reply.text == ""
+    assert reply.reasoning
+
+
 def test_a_thought_is_kept_apart() -> None:
     assert split_thought("<think>\nHm, 2.\n</think>\n\n4") == ("Hm, 2.", "4")
     assert split_thought("Hm.</think>4") == ("Hm.", "4")  # the prompt had opened it
     assert split_thought("<think>\nHm, 2") == ("Hm, 2", "")
+    assert split_thought("Hm, 2", opened=True) == ("Hm, 2", "")
+    assert split_thought("Hm.</think>4", opened=True) == ("Hm.", "4")
     assert split_thought(" 4 is <b>it</b>") == ("", " 4 is <b>it</b>")
 
 

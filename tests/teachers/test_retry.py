@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from servers.run import FakeOpenAI, free_port
+from simulated import Simulated
+from virtual_time import run
 
 from kdaug.errors import (
     AccessDenied,
     BadReply,
     BadRequest,
+    BudgetExceeded,
     ConfigError,
     ContextTooLong,
     RateLimited,
@@ -25,8 +28,8 @@ from kdaug.errors import (
 )
 from kdaug.record import Messages, user
 from kdaug.teacher import Completion, Request, ScoringTeacher, TokenLogprobs
+from kdaug.teachers.endpoint import Endpoint
 from kdaug.teachers.fake import Fake
-from kdaug.teachers.openai import OpenAI
 from kdaug.teachers.retry import Retry
 
 HELLO = Request(user("Hello."))
@@ -56,10 +59,20 @@ def test_a_passing_failure_is_tried_again(kind: type[TeacherError]) -> None:
 
 @pytest.mark.parametrize(("kind", "calls"), [(ServerError, 6), (BadReply, 6), (RateLimited, 24)])
 def test_after_the_last_try_the_last_error_is_raised(kind: type[TeacherError], calls: int) -> None:
-    fake = failing(1000, kind("try later"))
-    with pytest.raises(kind, match=r"^try later$"):
-        ask(Retry(fake, base=0.0001, cap=0.001))
-    assert len(fake.calls) == calls
+    """While others come through: where none does, no single call is to blame."""
+    fake = Fake({"Hello": kind("try later"), "Others": "fine"})
+
+    async def main() -> None:
+        retry = Retry(fake, base=1.0)
+        asked = asyncio.ensure_future(retry.generate(HELLO))
+        while not asked.done():
+            await retry.generate(Request(user("Others.")))
+            await asyncio.sleep(0.1)
+        with pytest.raises(kind, match=r"^try later$"):
+            await asked
+
+    run(main())
+    assert sum("Hello" in call.messages[0].content for call in fake.calls) == calls
 
 
 class OutOfPaper(TeacherError):
@@ -89,7 +102,7 @@ def test_an_outage_that_lasts_is_raised_with_how_long_it_was_tried() -> None:
 
 
 def test_a_teacher_that_has_answered_gets_more_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdaug.teachers.retry.FIRST_PATIENCE", 0.0)
+    monkeypatch.setattr("kdaug.teachers.breaker.FIRST_PATIENCE", 0.0)
     never = Retry(failing(1000, TeacherUnavailable("no connection")), base=0.001)
     with pytest.raises(TeacherUnavailable, match="tried 1 times"):
         ask(never)
@@ -104,6 +117,92 @@ def test_a_teacher_that_has_answered_gets_more_patience(monkeypatch: pytest.Monk
     assert len(fake.calls) == 6
 
 
+@pytest.mark.parametrize("why", [TeacherUnavailable("no connection"), ServerError("502"), RateLimited("429")])
+def test_when_all_fail_one_call_at_a_time_is_the_probe_of_all(why: TeacherError) -> None:
+    server = Simulated(sigma=0.0, concurrency=1000)
+    retry = Retry(server, patience=600.0)
+
+    async def main() -> list[Completion]:
+        await retry.generate(HELLO)
+        server.down = why
+        asked = [asyncio.ensure_future(retry.generate(HELLO)) for _ in range(1000)]
+        await asyncio.sleep(5)
+        server.peak, before = 0, len(server.sent)
+        await asyncio.sleep(200)
+        assert server.peak == 1
+        assert 5 <= len(server.sent) - before <= 20, "at intervals that grow to 30 s"
+        assert "nothing comes through for 205 s" in retry.status
+        server.down = None
+        return await asyncio.gather(*asked)
+
+    assert len(run(main())) == 1000
+    assert retry.status == ""
+    assert retry.waiting == 0
+
+
+def test_when_patience_ends_all_that_wait_are_told_and_it_can_be_asked_again() -> None:
+    server = Simulated(sigma=0.0, concurrency=1000)
+    retry = Retry(server, patience=60.0)
+
+    async def main() -> None:
+        await retry.generate(HELLO)
+        server.down = ServerError("502")
+        asked = [asyncio.ensure_future(retry.generate(HELLO)) for _ in range(1000)]
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(e) for e in failed} == {TeacherUnavailable}
+        assert "502 (tried" in str(failed[0])
+        assert asyncio.get_running_loop().time() < 70
+        server.down = None
+        await retry.generate(HELLO)
+
+    run(main())
+    assert len(server.sent) < 1020
+
+
+def test_a_wish_to_wait_outlasts_patience_by_one_probe() -> None:
+    server = Simulated(down=RateLimited("slow down", retry_after=90.0), sigma=0.0)
+
+    async def main() -> None:
+        asked = [asyncio.ensure_future(Retry(server, patience=60.0).generate(HELLO))]
+        await asyncio.gather(*asked, return_exceptions=True)
+
+    run(main())
+    assert server.sent[-1] - server.sent[-2] >= 90
+
+
+def test_a_cancelled_probe_hands_its_turn_on() -> None:
+    server = Simulated(down=TeacherUnavailable("no connection"), sigma=0.0)
+    retry = Retry(server)
+
+    async def main() -> Completion:
+        first = asyncio.ensure_future(retry.generate(HELLO))
+        await asyncio.sleep(0.02)
+        second = asyncio.ensure_future(retry.generate(HELLO))
+        server.down, server.base = None, 1000.0
+        await asyncio.sleep(1)
+        server.base = 1.0
+        first.cancel()
+        return await second
+
+    assert run(main()).text == "fine"
+
+
+def test_every_repeated_sending_is_announced_and_may_be_forbidden() -> None:
+    announced: list[Request] = []
+
+    async def again(request: Request, failed: TeacherError | None = None) -> None:
+        announced.append(request)
+        if len(announced) == 3:
+            raise BudgetExceeded("the cap is reached", "max_cost")
+
+    request = Request(user("Hello."), again=again)
+    fake = failing(1000, ServerError("try later"))
+    with pytest.raises(BudgetExceeded):
+        asyncio.run(Retry(fake, base=0.001).generate(request))
+    assert len(fake.calls) == 3
+    assert announced == [request] * 3
+
+
 def pauses(monkeypatch: pytest.MonkeyPatch, retry: Retry) -> list[float]:
     """The pauses that a teacher which fails all along is given."""
     seen: list[float] = []
@@ -113,7 +212,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch, retry: Retry) -> list[float]:
 
     monkeypatch.setattr("kdaug.teachers.retry.asyncio.sleep", note)
     with pytest.raises(TeacherError):
-        asyncio.run(retry._persist(lambda: _raise(retry.teacher.reply(HELLO))))  # type: ignore[attr-defined] # a Fake
+        asyncio.run(retry._persist(lambda: _raise(retry.teacher.reply(HELLO)), None))  # type: ignore[attr-defined] # a Fake
     return seen
 
 
@@ -156,7 +255,7 @@ class Scorer(Fake):
         if self.scored == 1:
             raise ServerError("try later")
         none = np.zeros(0)
-        return TokenLogprobs(none, none, none, none, none, none)
+        return TokenLogprobs(none, none, none, none, none)
 
 
 def test_scoring_is_tried_again_too() -> None:
@@ -168,7 +267,7 @@ def test_scoring_is_tried_again_too() -> None:
 
 def over_http(server: FakeOpenAI, prompts: list[str], **options: float) -> list[Completion | BaseException]:
     async def run() -> list[Completion | BaseException]:
-        retry = Retry(OpenAI("m", base_url=server.url), **options)  # type: ignore[arg-type] # tries is given to none
+        retry = Retry(Endpoint("m", base_url=server.url), **options)  # type: ignore[arg-type] # tries is given to none
         await retry.open(Path())
         try:
             asked = (retry.generate(Request(user(prompt))) for prompt in prompts)
@@ -210,7 +309,7 @@ def test_an_endpoint_that_restarts_is_waited_for() -> None:
     port = free_port()
 
     async def run() -> Completion:
-        retry = Retry(OpenAI("m", base_url=f"http://127.0.0.1:{port}/v1"), base=0.05)
+        retry = Retry(Endpoint("m", base_url=f"http://127.0.0.1:{port}/v1"), base=0.05)
         await retry.open(Path())
         asked = asyncio.ensure_future(retry.generate(HELLO))
         await asyncio.sleep(0.2)

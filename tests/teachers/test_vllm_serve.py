@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,12 +15,17 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import ProxyHandler, build_opener
 
+import numpy as np
 import pytest
 from servers.run import free_port
 
 from kdaug.cli import main
 from kdaug.dataset import Dataset
 from kdaug.models import find_model
+from kdaug.record import assistant, user
+from kdaug.teacher import Request, Sampling, TokenLogprobs
+from kdaug.teachers.local import Local
+from kdaug.teachers.openai import OpenAI
 
 pytestmark = pytest.mark.slow
 
@@ -97,3 +103,31 @@ def test_a_prompt_that_is_too_long_and_a_model_that_is_not_there(
     assert (stage["kept"], stage["dropped"]) == (1, {"teacher:context_too_long": 1})
     assert main([*command, "--teacher", f"openai:nobody?base_url={server}", "--out", str(tmp_path / "other")]) == 1
     assert "nobody" in capsys.readouterr().err
+
+
+def test_its_logprobs_are_those_of_the_model(server: str, tmp_path: Path) -> None:
+    """By the ids that vLLM says and, as another server's would be, by the text of its tokens."""
+    local, question = Local(), user("What is the capital of France?")
+
+    async def ask() -> list[TokenLogprobs]:
+        views = []
+        for teacher in (OpenAI("smollm2", base_url=server), OpenAI("smollm2", base_url=server, tokenizer="smollm2")):
+            await teacher.open(tmp_path)
+            request = Request(question, Sampling(temperature=0.0, max_tokens=16, logprobs=5))
+            reply = await teacher.generate(request)
+            await teacher.aclose()
+            assert reply.logprobs is not None
+            views.append(reply.logprobs)
+        await local.open(tmp_path)
+        views.append(await local.logprobs(question, assistant(reply.text), 5))
+        await local.aclose()
+        return views
+
+    by_id, by_text, exact = asyncio.run(ask())
+    for view in (by_id, by_text):
+        assert view.token_ids.tolist() == exact.token_ids.tolist()[: len(view.token_ids)]
+        assert view.context_ids.tolist() == exact.context_ids.tolist()
+        # The server computes in bfloat16, which moves a log-probability of -7 by as much.
+        np.testing.assert_allclose(view.top_logprobs, exact.top_logprobs[: len(view.token_ids)], atol=0.3)
+    assert by_text.top_ids.tolist() == by_id.top_ids.tolist()
+    assert by_text.tokenizer == exact.tokenizer

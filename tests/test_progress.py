@@ -1,0 +1,23 @@
+"""What the display says of the teachers, beside the run's numbers."""
+
+from __future__ import annotations
+
+from kdaug.calls import CallStats
+from kdaug.engine import StageStats, Stats
+from kdaug.progress import _View
+from kdaug.teachers.fake import Fake
+
+
+class Talking(Fake):
+    status = ""
+
+
+def test_a_teacher_speaks_only_when_it_has_something_to_say_and_once() -> None:
+    teacher = Talking(name="openai:m")
+    roles = {"teacher": teacher, "judge": teacher, "student": Fake()}
+    view = _View(Stats([StageStats("0.respond")], CallStats(), teachers=roles), jobs=10)
+    quiet = view.lines()
+    assert "openai:m" not in view.line()
+    teacher.status = "64 of 128 slots, pausing 3 s after 429"
+    assert view.lines() == [*quiet, "  openai:m: 64 of 128 slots, pausing 3 s after 429"]
+    assert view.line().endswith(" · openai:m: 64 of 128 slots, pausing 3 s after 429")
