@@ -50,6 +50,7 @@ from kdaug.teachers.openai import OpenAI as OpenAI
 from kdaug.teachers.replay import Replay as Replay
 from kdaug.teachers.retry import Retry as Retry
 from kdaug.teachers.route import Route as Route
+from kdaug.teachers.serve import Serve as Serve
 from kdaug.teachers.vllm import VLLM as VLLM
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO

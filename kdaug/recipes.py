@@ -47,6 +47,7 @@ GATES = {
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
     "vllm": "kdaug.teachers.vllm:VLLM",
+    "serve": "kdaug.teachers.serve:Serve",
     "local": "kdaug.teachers.local:Local",
     "batch": "kdaug.teachers.batch:Batch",
     "langchain": "kdaug.teachers.langchain:LangChain",
@@ -168,14 +169,14 @@ def teacher(spec: str) -> Teacher:
 
     Raises ConfigError for an unknown kind or key, a value of the wrong type, or a missing extra.
     """
-    kind, _, rest = spec.partition(":")
-    model, _, query = rest.partition("?")
+    head, _, query = spec.partition("?")
+    kind, _, model = head.partition(":")
     if kind not in TEACHERS:
-        hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not rest else ""
+        hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not model else ""
         raise ConfigError(f"teacher {spec!r}: {_unknown('kind', kind, tuple(TEACHERS))}{hint}")
     made = _load_class(TEACHERS[kind])
     if kind == "route":
-        route: Teacher = made([teacher(one) for one in rest.split("|")])
+        route: Teacher = made([teacher(one) for one in spec.partition(":")[2].split("|")])
         return route
     known = inspect.signature(made).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())

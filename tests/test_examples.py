@@ -91,6 +91,8 @@ def test_the_readme_names_every_recipe_command_and_folder() -> None:
                 "chat_api",
                 "decoding",
                 "endpoint",
+                "engine_arguments",
+                "owned",
                 "slots",
                 "token_ids",
             ):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +121,7 @@ class Serve:
         command = await asyncio.to_thread(self._command)
         environment = {**cpu_environment(self.server_args), "VLLM_NO_USAGE_STATS": "1", **os.environ}
         self._guard = Guard()
-        with self._log.path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*LAUNCHER, *command],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env={**environment, "VLLM_API_KEY": key},
-                start_new_session=True,
-            )
-        self._guard.watch(-self._process.pid)
-        assert self._process.stdin is not None
-        self._process.stdin.write(b"go\n")
-        self._process.stdin.close()
+        self._process = _launched(command, self._log.path, {**environment, "VLLM_API_KEY": key}, self._guard)
         try:
             await self._come_up()
         except BaseException:
@@ -184,6 +173,24 @@ class Serve:
         return f"{self.name}: `vllm serve` {how}; {self._log.last_words()}"
 
 
+def _launched(command: list[str], log: Path, environment: Mapping[str, str], guard: Guard) -> subprocess.Popen[bytes]:
+    """A process group of its own, guarded from its first moment on, that writes all it says to the log."""
+    with log.open("ab") as said:
+        process = subprocess.Popen(
+            [*LAUNCHER, *command],
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=said,
+            env=environment,
+            start_new_session=True,
+        )
+    guard.watch(-process.pid)
+    assert process.stdin is not None
+    process.stdin.write(b"go\n")
+    process.stdin.close()
+    return process
+
+
 def _options(arguments: Mapping[str, Any]) -> list[str]:
     """Arguments by name as the command line takes them."""
     options: list[str] = []
@@ -220,11 +227,7 @@ def _write_secret(path: Path, text: str) -> None:
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """Asks the whole process group to end, and ends it where it does not in time."""
     for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with suppress(ProcessLookupError):  # all have ended
             os.killpg(process.pid, number)
-        except ProcessLookupError:
-            pass  # all have ended
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            continue
