@@ -17,8 +17,8 @@ from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
 from kdaug.prices import Price
-from kdaug.read import ids_of
 from kdaug.record import Record
+from kdaug.seeds import ids_of
 from kdaug.source import Source
 from kdaug.teacher import Teacher
 

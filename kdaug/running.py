@@ -29,9 +29,9 @@ from kdaug.errors import ConfigError, KdaugError
 from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of
 from kdaug.progress import Log, reasons, watching
-from kdaug.read import ids_of, packed_of
 from kdaug.recipe import Recipe, check_roles, differences, fingerprint_of, template_digests
 from kdaug.record import Record
+from kdaug.seeds import ids_of, packed_of
 from kdaug.source import hold_out
 from kdaug.teacher import Teacher
 

