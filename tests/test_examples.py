@@ -37,7 +37,6 @@ def test_a_generator_and_a_gate_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_langchain_on_both_sides(tmp_path: Path) -> None:
-    pytest.importorskip("langchain_core")
     command = [sys.executable, str(ROOT / "examples" / "langchain_teacher.py"), "--out", str(tmp_path / "run")]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[:2] == ["Name three rivers.  Answer 0.", "Why is the sky blue?  Answer 1."]

@@ -30,7 +30,6 @@ from kdaug.teacher import Completion, Request, Sampling
 from kdaug.teachers.langchain import LangChain, failure_of
 from kdaug.teachers.retry import Retry
 
-pytest.importorskip("langchain_core")
 
 from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage
