@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
 
 import kdaug as kd
 from kdaug import recipes
@@ -29,11 +32,6 @@ from kdaug.running import execute
 from kdaug.teacher import Completion, Request, Sampling
 from kdaug.teachers.langchain import LangChain, failure_of
 from kdaug.teachers.retry import Retry
-
-
-from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
 
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 ADA = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
