@@ -28,6 +28,7 @@ HERE = "127.0.0.1"
 POLLED_EVERY = 0.5  # seconds, while it starts
 WELL = 5.0  # seconds in which a server that works says so, under load too
 GRACE = 30.0  # seconds to end in
+PATIENCE = 2.0  # seconds; a server of our own that takes no connection is dead, and nobody will start it again
 # The shell waits for a word before it becomes the server, so that nothing runs that is not guarded yet.
 LAUNCHER = ("sh", "-c", 'read -r word && exec "$@" </dev/null', "sh")
 
@@ -80,6 +81,7 @@ class Serve:
             api_key_file=key,
             concurrency=self.concurrency,
             timeout=self.timeout,
+            patience=PATIENCE,
         )
         await self._client.open(state)
 

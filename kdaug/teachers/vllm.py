@@ -286,8 +286,8 @@ def _speak(level: int | None) -> int:
     before = log.level
     log.setLevel(before if level is None else level)
     for handler in log.handlers:
-        if isinstance(handler, logging.StreamHandler):
-            handler.stream = sys.stderr  # it was made while the engine started, for a stream that is closed now
+        if isinstance(handler, logging.StreamHandler) and handler.stream.closed:
+            handler.stream = sys.stderr  # it was made while the engine started
     return before
 
 

