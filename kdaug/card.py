@@ -31,8 +31,9 @@ class Counts:
         return max(self.splits, key=lambda kind: sum(self.splits[kind].values()), default=None)
 
 
-def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
-    """The text of README.md. `facts` is what a run knows of itself (its run.json); every key may be missing."""
+def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, str] | None = None) -> str:
+    """The text of README.md. `facts` is what a run knows of itself (its run.json); every key may be missing. `hashes`:
+    of each kind's data files."""
     teachers = _teachers(facts, counts)
     return (
         render(
@@ -42,7 +43,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts) -> str:
             dollars=dollars,
             code=code,
             fence=fence,
-            front_matter=_front_matter(counts, teachers),
+            front_matter=_front_matter(counts, teachers, hashes or {}),
             facts={name: facts.get(name) or None for name in _FACTS},
             counts=counts,
             columns=_COLUMNS,
@@ -69,8 +70,12 @@ _COLUMNS: dict[Kind, tuple[str, ...]] = {
 }
 
 
-def _front_matter(counts: Counts, teachers: Sequence[Mapping[str, Any]]) -> str:
-    """The Hub's metadata. One configuration a kind; without a default, `load_dataset(folder)` would refuse."""
+def _front_matter(counts: Counts, teachers: Sequence[Mapping[str, Any]], hashes: Mapping[Kind, str]) -> str:
+    """The Hub's metadata. One configuration a kind; without a default, `load_dataset(folder)` would refuse.
+
+    `datasets` caches a folder by its name and this metadata alone, so without a hash of the data it would give the rows
+    of another run, or of this one before it went on.
+    """
     front: dict[str, Json] = {}
     licence = shared_licence([t["terms"] for t in teachers])
     if licence:
@@ -85,6 +90,8 @@ def _front_matter(counts: Counts, teachers: Sequence[Mapping[str, Any]]) -> str:
         config: dict[str, Json] = {"config_name": kind}
         if kind == counts.largest:
             config["default"] = True
+        if kind in hashes:
+            config["description"] = f"data {hashes[kind]}"
         config["data_files"] = [{"split": split, "path": f"data/{kind}/{split}-*.parquet"} for split in by_split]
         configs.append(config)
     if configs:

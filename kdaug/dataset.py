@@ -7,6 +7,7 @@ dataset/
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections import Counter
@@ -179,7 +180,9 @@ def write_dataset(
         fresh.mkdir(parents=True)
         counts, columns = _survey(records(), held_out)
         _write_data(fresh / "data", records(), held_out, counts, columns)
-        (fresh / "README.md").write_text(write_card(facts, counts), encoding="utf-8", newline="\n")
+        (fresh / "README.md").write_text(
+            write_card(facts, counts, _hashes(fresh / "data", counts)), encoding="utf-8", newline="\n"
+        )
         _sync(fresh)
         if folder.exists():
             folder.rename(old)
@@ -190,6 +193,18 @@ def write_dataset(
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     return counts
+
+
+def _hashes(data: Path, counts: Counts) -> dict[Kind, str]:
+    """Of each kind's data files."""
+    found: dict[Kind, str] = {}
+    for kind in counts.splits:
+        body = hashlib.blake2b(digest_size=8)
+        for path in sorted((data / kind).iterdir()):
+            with path.open("rb") as file:
+                body.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+        found[kind] = body.hexdigest()
+    return found
 
 
 def _may_replace(folder: Path) -> None:

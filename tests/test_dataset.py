@@ -327,3 +327,18 @@ def test_dropped_records_come_back_with_reason_and_evidence(tmp_path: Path) -> N
     assert list(read_dropped(tmp_path / "a")) == drops
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     assert write_dropped(tmp_path / "a", []) == 0 and list(read_dropped(tmp_path / "a")) == []
+
+
+def test_two_datasets_with_one_cache_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Nor is one that has grown since: `datasets` knows a folder by its name and its card alone."""
+    import datasets
+
+    def loaded(run: str, *texts: str) -> list[str]:
+        made = [Record(prompt=user(text), completion=assistant("Yes.")) for text in texts]
+        write_dataset(tmp_path / run / "dataset", lambda: made, facts={})
+        rows = datasets.load_dataset(str(tmp_path / run / "dataset"), cache_dir=str(tmp_path / "shared"), split="train")
+        return [row["prompt"][0]["content"] for row in rows]
+
+    assert loaded("a", "one") == ["one"]
+    assert loaded("b", "two") == ["two"]
+    assert loaded("a", "one", "six") == ["one", "six"]
