@@ -1,0 +1,141 @@
+"""What kdaug costs on top of vLLM in process: its tokens a second beside those of vLLM's own `LLM.chat`.
+
+LLM.chat   a list of conversations, all at once
+teacher    kdaug's VLLM, asked all at once
+run        a whole run of `respond` with it: what is in flight is bounded, every reply is on the disk
+
+The same prompts, greedy sampling and engine arguments; each engine in a process of its own, one after the other,
+measured from the first question to the last answer, after the same warm-up. The figure on the last line is the share
+of `LLM.chat`'s throughput that is left in the slower of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness import Bound, finish, measured, options, table
+
+import kdaug as kd
+from kdaug.models import find_model
+from kdaug.teachers.engine_arguments import cpu_environment, defaults
+from kdaug.teachers.vllm import ENVIRONMENT, QUIET
+
+CONTEXT, MAX_TOKENS, WARM_UP = 1024, 96, 16
+ARGUMENTS = {"max_model_len": CONTEXT}
+
+
+def questions(number: int, topic: str) -> list[str]:
+    """Different from the first word on, so that no engine finds one in its cache; their answers fill MAX_TOKENS."""
+    return [f"{i}. Tell a long and detailed story about {topic} number {i * 7919 % 10007}." for i in range(number)]
+
+
+def llm_chat(model: str | None, number: int, concurrency: int) -> dict[str, float]:
+    os.environ.update(ENVIRONMENT | cpu_environment(ARGUMENTS))
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(model=find_model(model).path, **defaults(concurrency, None), **QUIET, **ARGUMENTS)
+    how = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
+
+    def chat(prompts: list[str]) -> int:
+        outs = llm.chat([[{"role": "user", "content": p}] for p in prompts], how, use_tqdm=False)
+        return sum(len(out.outputs[0].token_ids) for out in outs)
+
+    chat(questions(WARM_UP, "a lighthouse"))
+    began = time.perf_counter()
+    return {"tokens": chat(questions(number, "a river")), "seconds": time.perf_counter() - began}
+
+
+async def teacher(model: str | None, number: int, concurrency: int, folder: Path) -> dict[str, float]:
+    engine = await _warm(model, concurrency, folder)
+    began = time.perf_counter()
+    tokens = await _asked(engine, questions(number, "a river"))
+    seconds = time.perf_counter() - began
+    await engine.aclose()
+    return {"tokens": tokens, "seconds": seconds}
+
+
+async def run(model: str | None, number: int, concurrency: int, folder: Path) -> dict[str, float]:
+    engine = await _warm(model, concurrency, folder)
+    seeds = [kd.Record(prompt=kd.user(q)) for q in questions(number, "a river")]
+    respond = kd.Respond(temperature=0.0, max_tokens=MAX_TOKENS, keep_cut=True)
+    await kd.arun(kd.Recipe(kd.Each(seeds), [kd.Stage(respond)]), folder / "run", quiet=True, teacher=engine)
+    facts = json.loads((folder / "run" / "run.json").read_text("utf-8"))
+    return {"tokens": facts["usage"][engine.name]["completion_tokens"], "seconds": facts["seconds"]["run"]}
+
+
+async def _warm(model: str | None, concurrency: int, folder: Path) -> kd.VLLM:
+    engine = kd.VLLM(model, concurrency, **ARGUMENTS)
+    await engine.open(folder)
+    await _asked(engine, questions(WARM_UP, "a lighthouse"))
+    return engine
+
+
+async def _asked(engine: kd.VLLM, prompts: list[str]) -> int:
+    how = kd.Sampling(temperature=0.0, max_tokens=MAX_TOKENS)
+    replies = await asyncio.gather(*(engine.generate(kd.Request(kd.user(p), how)) for p in prompts))
+    return sum(reply.usage.completion_tokens for reply in replies)
+
+
+WAYS = ("LLM.chat", "teacher", "run")
+
+
+def one_way(given: Any) -> dict[str, float]:
+    """What the process of one engine measures."""
+    if given.way == "LLM.chat":
+        return llm_chat(given.model, given.number, given.concurrency)
+    ours = teacher if given.way == "teacher" else run
+    with tempfile.TemporaryDirectory() as name:
+        return asyncio.run(ours(given.model, given.number, given.concurrency, Path(name)))
+
+
+def compared(given: Any, number: int, rounds: int) -> dict[str, list[dict[str, float]]]:
+    """Round-robin, so that a busy moment of the machine meets all alike."""
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as name:
+        result = Path(name) / "result.json"
+        for turn in range(rounds):
+            for way in WAYS[turn % len(WAYS) :] + WAYS[: turn % len(WAYS)]:
+                words = [sys.executable, __file__, "--way", way, "--number", str(number), "--result", str(result)]
+                words += ["--concurrency", str(given.concurrency), *(["--model", given.model] if given.model else [])]
+                measured(words)
+                one = json.loads(result.read_text("utf-8"))
+                found[way].append(one)
+                print(f"{way}: {one['tokens']:,.0f} tokens in {one['seconds']:.1f} s", flush=True)
+    return found
+
+
+def main() -> int:
+    parser = options(__doc__)
+    parser.add_argument("--model", help="a folder or a Hub id; by default the embedded SmolLM2-135M-Instruct")
+    parser.add_argument("--concurrency", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--number", type=int, default=256, help="prompts")
+    parser.add_argument("--way", choices=WAYS, help="(one engine, in this process)")
+    parser.add_argument("--result", type=Path)
+    given = parser.parse_args()
+    if given.way:
+        given.result.write_text(json.dumps(one_way(given)), "utf-8")
+        return 0
+    number, rounds = (64, 1) if given.quick else (given.number, given.rounds)
+    found = compared(given, number, rounds)
+    rate = {way: median(one["tokens"] / one["seconds"] for one in ones) for way, ones in found.items()}
+    tokens = {way: median(one["tokens"] for one in ones) for way, ones in found.items()}
+    rows = [[w, f"{tokens[w]:,.0f}", f"{rate[w]:,.0f}", f"{rate[w] / rate['LLM.chat']:.3f}"] for w in WAYS]
+    print(table(["", "tokens", "tokens/s", "of LLM.chat"], rows))
+    least = 0.85 if given.quick else 0.95  # one short round is as noisy as that
+    bounds = [Bound(f"throughput of a {w} over LLM.chat's", rate[w] / rate["LLM.chat"], least) for w in WAYS[1:]]
+    bounds.sort(key=lambda bound: -bound.figure)
+    figures = {"prompts": number, "max_tokens": MAX_TOKENS, "concurrency": given.concurrency, "model": given.model}
+    return finish("vllm_teacher", given, figures | {"tokens_per_s": rate, "rounds": found}, bounds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
