@@ -100,8 +100,8 @@ def with_vllm(given: argparse.Namespace, folder: Path, kills: int) -> int:
         Bound("kept records missing or doubled", wrong, 0, most=True),
     ]
     figures = {"kills": kills, "records": number, "wall_s": wall, "repeated": made - number, "wrong": wrong}
-    figures |= {"replies": killed.replies, "gone_after_s": killed.seconds, "left": killed.left}
-    return finish("soak_vllm", given, figures, bounds)
+    found = {"replies": killed.replies, "gone_after_s": killed.seconds, "left": killed.left}
+    return finish("soak_vllm", given, figures | found, bounds)
 
 
 if __name__ == "__main__":

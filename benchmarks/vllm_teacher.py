@@ -29,7 +29,6 @@ from kdaug.teachers.engine_arguments import cpu_environment, defaults
 from kdaug.teachers.vllm import ENVIRONMENT, QUIET
 
 CONTEXT, MAX_TOKENS, WARM_UP = 1024, 96, 16
-ARGUMENTS = {"max_model_len": CONTEXT}
 
 
 def questions(number: int, topic: str) -> list[str]:
@@ -38,10 +37,10 @@ def questions(number: int, topic: str) -> list[str]:
 
 
 def llm_chat(model: str | None, number: int, concurrency: int) -> dict[str, float]:
-    os.environ.update(ENVIRONMENT | cpu_environment(ARGUMENTS))
+    os.environ.update(ENVIRONMENT | cpu_environment({}))
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=find_model(model).path, **defaults(concurrency, None), **QUIET, **ARGUMENTS)
+    llm = LLM(model=find_model(model).path, **defaults(concurrency, None), max_model_len=CONTEXT, **QUIET)
     how = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
 
     def chat(prompts: list[str]) -> int:
@@ -50,7 +49,8 @@ def llm_chat(model: str | None, number: int, concurrency: int) -> dict[str, floa
 
     chat(questions(WARM_UP, "a lighthouse"))
     began = time.perf_counter()
-    return {"tokens": chat(questions(number, "a river")), "seconds": time.perf_counter() - began}
+    tokens = chat(questions(number, "a river"))
+    return {"tokens": tokens, "seconds": time.perf_counter() - began}
 
 
 async def teacher(model: str | None, number: int, concurrency: int, folder: Path) -> dict[str, float]:
@@ -72,7 +72,7 @@ async def run(model: str | None, number: int, concurrency: int, folder: Path) ->
 
 
 async def _warm(model: str | None, concurrency: int, folder: Path) -> kd.VLLM:
-    engine = kd.VLLM(model, concurrency, **ARGUMENTS)
+    engine = kd.VLLM(model, concurrency, max_model_len=CONTEXT)
     await engine.open(folder)
     await _asked(engine, questions(WARM_UP, "a lighthouse"))
     return engine
