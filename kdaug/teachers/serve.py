@@ -25,7 +25,7 @@ from kdaug.teachers.openai import OpenAI
 from kdaug.teachers.owned import Guard, Log, how_it_ended
 
 HERE = "127.0.0.1"
-POLLED_EVERY = 0.5  # seconds: whether it is ready, whether it still runs
+POLLED_EVERY = 0.5  # seconds, while it starts
 WELL = 5.0  # seconds in which a server that works says so, under load too
 GRACE = 30.0  # seconds to end in
 PATIENCE = 2.0  # seconds; a server of our own that takes no connection is dead, and nobody will start it again
@@ -63,7 +63,6 @@ class Serve:
         self._served = base if self._adapter is None else f"{base}?lora={self._adapter.model.name}"
         self._process: subprocess.Popen[bytes] | None = None
         self._client: OpenAI | None = None
-        self._ended: asyncio.Task[None] | None = None  # done when the server has ended
 
     @property
     def name(self) -> str:
@@ -85,35 +84,26 @@ class Serve:
             patience=PATIENCE,
         )
         await self._client.open(state)
-        self._ended = asyncio.create_task(self._watch())
 
     async def generate(self, request: Request) -> Completion:
-        """One HTTP request. Raises TeacherUnavailable with the end of the server's log where it has died: at once,
-        since whoever only sees that nobody answers waits for an outage to pass."""
-        if self._client is None or self._ended is None:
+        """One HTTP request. Raises TeacherUnavailable with the end of the server's log where it has died."""
+        if self._client is None:
             raise TeacherUnavailable(f"{self.name} is not open", request=request, teacher=self.name)
-        call = asyncio.create_task(self._client.generate(request))
         try:
-            await asyncio.wait([call, self._ended], return_when=asyncio.FIRST_COMPLETED)
-            if call.done():
-                return call.result()
+            return await self._client.generate(request)
         except TeacherError as e:
             if (e.fatal or e.retryable) and not await self._well():
                 raise TeacherUnavailable(self._obituary(), request=request, teacher=self.name) from e
             raise
-        finally:
-            call.cancel()
-        raise TeacherUnavailable(self._obituary(), request=request, teacher=self.name)
 
     async def flush(self) -> None:
         """Nothing is held back."""
 
     async def aclose(self) -> None:
         """Closes the connections and, unless it is to be kept, ends the server."""
-        if self._client is not None and self._ended is not None:
-            self._ended.cancel()
+        if self._client is not None:
             await self._client.aclose()
-            self._client = self._ended = None
+            self._client = None
         if not self.keep:
             await self.stop()
 
@@ -161,10 +151,6 @@ class Serve:
             if time.monotonic() > until:
                 words = f"`vllm serve` was not ready in {self.start_timeout:g} s (start_timeout gives it more)"
                 raise ConfigError(f"{self.name}: {words}; {self._log.last_words()}")
-            await asyncio.sleep(POLLED_EVERY)
-
-    async def _watch(self) -> None:
-        while self._process is not None and self._process.poll() is None:  # noqa: ASYNC110 - Popen tells nobody
             await asyncio.sleep(POLLED_EVERY)
 
     async def _well(self) -> bool:

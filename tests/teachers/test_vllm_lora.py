@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from kdaug.errors import ConfigError
@@ -42,7 +43,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     for place in PLACES:
         matrix = weights[f"{place}.weight"]
         a = torch.randn(RANK, matrix.shape[1], generator=random) * 0.1
-        b = torch.randn(matrix.shape[0], RANK, generator=random) * 0.1
+        b = torch.randn(matrix.shape[0], RANK, generator=random) * 0.2
         parts |= {f"base_model.model.{place}.lora_A.weight": a, f"base_model.model.{place}.lora_B.weight": b}
         weights[f"{place}.weight"] = (matrix.float() + ALPHA / RANK * b @ a).to(matrix.dtype)
     save_file(weights, merged / "model.safetensors", {"format": "pt"})
@@ -80,8 +81,11 @@ def test_it_is_the_merged_model(folders: tuple[Path, Path], tmp_path: Path) -> N
 def test_one_that_does_not_fit_its_model_is_refused_before_the_first_request(
     folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    adapter, _ = folders
-    says = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**says, "target_modules": ["nothing_like_it"]}))
-    with pytest.raises(ConfigError, match="does not take the adapter"):
-        view(VLLM(lora=str(adapter), concurrency=4, max_model_len=512), tmp_path)
+    from safetensors.torch import load_file, save_file
+
+    file = folders[0] / "adapter_model.safetensors"
+    save_file({name.replace("o_proj", "z_proj"): part for name, part in load_file(file).items()}, file)
+    with pytest.raises(ConfigError, match="does not take the adapter.*z_proj"):
+        asyncio.run(VLLM(lora=str(folders[0]), concurrency=4, max_model_len=512).open(tmp_path))
+    below = psutil.Process().children(recursive=True)
+    assert not [p for p in below if "VLLM" in " ".join(p.cmdline())]
