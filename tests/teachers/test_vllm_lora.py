@@ -85,7 +85,7 @@ def test_one_that_does_not_fit_its_model_is_refused_before_the_first_request(
 
     file = folders[0] / "adapter_model.safetensors"
     save_file({name.replace("o_proj", "z_proj"): part for name, part in load_file(file).items()}, file)
-    with pytest.raises(ConfigError, match="does not take the adapter.*z_proj"):
+    with pytest.raises(ConfigError, match=r"does not take the adapter.*z_proj"):
         asyncio.run(VLLM(lora=str(folders[0]), concurrency=4, max_model_len=512).open(tmp_path))
     below = psutil.Process().children(recursive=True)
     assert not [p for p in below if "VLLM" in " ".join(p.cmdline())]
