@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import psutil
 from servers.run import FakeBatches, FakeOpenAI
 
 from kdaug.errors import KdaugError
 from kdaug.journal import Journal
+from kdaug.teacher import Completion
 
 KDAUG = (sys.executable, "-m", "kdaug.cli")
 
@@ -79,6 +82,75 @@ def run_killed_amid_batches(
         process.send_signal(signal.SIGKILL)
         process.wait()
     return run_whole(command, out)
+
+
+@dataclass(frozen=True)
+class KilledEngine:
+    """What a run came to that was killed again and again, with an engine in its process.
+
+    `replies`: how many the journal held after each kill. `changed`: those of them that are missing or another in the
+    end. `left`: the engine's processes that lived on. `seconds`: how long after each kill the last of them was gone.
+    """
+
+    replies: tuple[int, ...]
+    changed: int
+    left: int
+    seconds: tuple[float, ...]
+
+
+def run_killed_with_engine(command: Sequence[str], out: Path, kills: int, rng: Random) -> KilledEngine:
+    """The same for a teacher in process, whose engine has processes of its own: every third kill comes while it starts,
+    the others after a random number of replies."""
+    held: dict[int, str] = {}
+    counts, seconds, changed, left = [], [], 0, 0
+    for number in range(kills):
+        process = subprocess.Popen([*KDAUG, *command, "--out", str(out), "--quiet"], start_new_session=True)
+        starting, goal = number % 3 == 2, journalled(out) + rng.randint(1, 60)
+        while process.poll() is None and (len(of_group(process.pid)) < 3 if starting else journalled(out) < goal):
+            time.sleep(rng.random() * 0.05)
+        if starting:
+            time.sleep(rng.random() * 10)
+        assert process.poll() is None, f"the run ended with exit code {process.returncode} before it was killed"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        began = time.monotonic()
+        while (alive := of_group(process.pid)) and time.monotonic() < began + 60:
+            time.sleep(0.1)
+        seconds.append(time.monotonic() - began)
+        left += len(alive)
+        found = texts(out)
+        changed += sum(found.get(job) != text for job, text in held.items())
+        held = found
+        counts.append(len(held))
+    run_whole(command, out)
+    found = texts(out)
+    changed += sum(found.get(job) != text for job, text in held.items())
+    return KilledEngine(tuple(counts), changed, left, tuple(seconds))
+
+
+def of_group(group: int) -> list[psutil.Process]:
+    """The processes of a process group that run, whoever their parent is now."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def texts(out: Path) -> dict[int, str]:
+    """What the journal says that each job of the first stage was answered; a job asks once."""
+    try:
+        journal = Journal.read_only(out)
+    except KdaugError:
+        return {}
+    try:
+        replies = {job: journal.replies(0, job) for job in range(journal.asked(0))}
+        return {j: r.text for j, of in replies.items() for r in of.values() if isinstance(r, Completion)}
+    finally:
+        journal.close()
 
 
 def journalled(out: Path) -> int:

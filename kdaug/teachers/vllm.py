@@ -103,7 +103,7 @@ class VLLM:
             generation = self._engine.model_config.try_get_generation_config()
             self._chat = Chat.of(self.name, self._engine.get_tokenizer(), generation.get("eos_token_id"))
             await self._add_adapter()
-        except ConfigError:
+        except BaseException:
             await self.aclose()
             raise
 
@@ -222,14 +222,13 @@ class VLLM:
         """Before the first request: an adapter that does not fit its model would fail each of them."""
         if self._adapter is None:
             return
-        from vllm.exceptions import VLLMError
         from vllm.lora.request import LoRARequest
 
         model = self._adapter.model
         self._lora_request = LoRARequest(model.name, 1, model.path)
         try:
             await self._engine.add_lora(self._lora_request)
-        except (OSError, ValueError, RuntimeError, VLLMError) as e:
+        except Exception as e:  # vLLM has no narrower one for what its worker refuses
             raise ConfigError(f"{self.name}: vLLM does not take the adapter: {shorten(str(e), 400)}") from e
 
     def _obituary(self) -> str:

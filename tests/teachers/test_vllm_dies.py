@@ -92,7 +92,7 @@ def test_a_served_model_answers_and_its_death_quotes_its_log(tmp_path: Path) -> 
         pid = serve._process.pid
         os.killpg(pid, signal.SIGKILL)
         with pytest.raises(TeacherUnavailable, match=r"was killed by SIGKILL.*its log .*serve\.log"):
-            await serve.generate(request)
+            await asyncio.wait_for(serve.generate(request), 20)  # no outage that may pass: one is waited for for 60 s
         await serve.aclose()
         return text, pid
 
@@ -114,19 +114,48 @@ def test_a_server_that_does_not_come_up_is_a_mistake_that_quotes_its_log(tmp_pat
     asyncio.run(main())
 
 
-def test_what_is_owned_ends_when_its_owner_is_killed(tmp_path: Path) -> None:
+SERVES = """
+import asyncio, sys
+from pathlib import Path
+from kdaug.teachers.serve import Serve
+asyncio.run(Serve(max_model_len=1024).open(Path(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_a_server_ends_when_its_owner_is_killed_while_it_starts(tmp_path: Path) -> None:
+    need_vllm()
+    owner = subprocess.Popen([sys.executable, "-c", SERVES, str(tmp_path)])
+    program = psutil.Process(owner.pid)
+    wait_until(lambda: bool(servers(program)) or owner.poll() is not None)
+    below = program.children(recursive=True)
+    owner.kill()
+    owner.wait()
+    assert any("api_server" in " ".join(p.cmdline()) for p in below if not gone(p))
+    wait_until(lambda: all(map(gone, below)), 30)
+
+
+def servers(program: psutil.Process) -> list[psutil.Process]:
+    return [p for p in program.children(recursive=True) if not gone(p) and p.name() != "sh"]
+
+
+@pytest.mark.parametrize(("command", "watched"), [("exec sleep 600", "pid"), ("sleep 600 & sleep 600", "group")])
+def test_what_is_owned_ends_when_its_owner_is_killed(command: str, watched: str) -> None:
     program = (
-        "import subprocess, time\n"
+        "import subprocess, sys, time\n"
         "from kdaug.teachers.owned import Guard\n"
-        "owned, guard = subprocess.Popen(['sleep', '600']), Guard()\n"
-        "guard.watch(owned.pid)\n"
+        "owned, guard = subprocess.Popen(['sh', '-c', sys.argv[1]], start_new_session=True), Guard()\n"
+        "guard.watch(-owned.pid if sys.argv[2] == 'group' else owned.pid)\n"
         "print(owned.pid, flush=True)\n"
         "time.sleep(600)\n"
     )
-    owner = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    owner = subprocess.Popen([sys.executable, "-c", program, command, watched], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
-    owned = psutil.Process(int(owner.stdout.readline()))
+    first = psutil.Process(int(owner.stdout.readline()))
+    if watched == "group":
+        wait_until(lambda: len(first.children()) == 2, 30)
+    owned = [first, *first.children()]
     owner.kill()
     owner.wait()
     owner.stdout.close()
-    wait_until(lambda: gone(owned), 30)
+    wait_until(lambda: all(map(gone, owned)), 30)
