@@ -46,7 +46,8 @@ class Endpoint:
     and covers one request from its sending to the last byte. `extra_body` adds fields to every request, such as
     `{"reasoning_effort": "low"}`; a field set to None is left out. `send_seed` sends a seed with every request (its
     sampling's own, else its nonce). `tokenizer`: the model's own, a folder or Hub id, by which the tokens of a reply's
-    logprobs are told; a vLLM server says them itself. Proxies and CA bundles of the environment are honoured.
+    logprobs are told; a vLLM server says them itself. Proxies and CA bundles of the environment are honoured;
+    `proxies=False` goes past the proxies.
 
     A schema constrains the reply where the endpoint takes `response_format` (JSON) or vLLM's `structured_outputs` (a
     regex, a choice); one that refuses the field is asked without it from then on.
@@ -64,6 +65,7 @@ class Endpoint:
     extra_body: Mapping[str, Json] = field(default_factory=dict)
     send_seed: bool = False
     tokenizer: str | None = None
+    proxies: bool = True
 
     def __post_init__(self) -> None:
         address = urlsplit(self.base_url)
@@ -98,7 +100,7 @@ class Endpoint:
             connector=aiohttp.TCPConnector(limit=0, ssl=_ca_bundle() if self.base_url.startswith("https") else True),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=headers,
-            proxy=_proxy_for(self.base_url),
+            proxy=_proxy_for(self.base_url) if self.proxies else None,
             timeout=aiohttp.ClientTimeout(total=self.timeout, sock_connect=CONNECT_SECONDS),
         )
         self._url = self.base_url.rstrip("/") + "/chat/completions"

@@ -1,6 +1,6 @@
 """Arguments of vLLM's engine by name: what kdaug sets itself, and what a user may give.
 
-The names and types are read from vLLM's source: importing it takes 10 to 20 s, and a wrong name is to be said at once.
+The names and types are read from vLLM's source: importing it takes many seconds, and a wrong name is to be said at once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ from kdaug.errors import ConfigError
 from kdaug.models import Model, find_adapter
 
 ENGINE = ("engine/arg_utils.py",)
-SERVER = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")  # the second: before vLLM 0.30
+SERVER = (
+    "entrypoints/launchers/cli_args.py",
+    "entrypoints/openai/cli_args.py",
+)  # the second: where other versions may have it
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's MaxLoRARanks
 KV_CACHE_GB = "2"  # on the CPU, where vLLM else reserves a share of all memory
-MOST_LOGPROBS = 1024  # vLLM's own limit of 20 is for public servers; more costs nothing until it is asked for
+MOST_LOGPROBS = 1024  # vLLM's default limit is 20; a higher one is only a limit
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Local:
     async def generate(self, request: Request) -> Completion:
         how, loaded = request.sampling, self._ready()
         if request.tools:
-            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
+            raise ConfigError(f"{self.name} does not parse tool calls: use serve:MODEL")
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
         try:

@@ -17,9 +17,9 @@ from kdaug.teachers.retry import Retry
 class OpenAI:
     """A model behind any endpoint that speaks OpenAI's chat completions API: `Retry(Limit(Endpoint(…)))`.
 
-    `base_url`, `api_key_env`, `api_key_file`, `timeout`, `extra_body`, `send_seed` and `tokenizer` are `Endpoint`'s;
-    `rpm`, `tpm` (requests and tokens a minute) and `adaptive` are `Limit`'s; `tries` and `patience` (seconds) are
-    `Retry`'s. `concurrency`: the most requests in flight; `adaptive` finds out whether fewer do better.
+    `base_url`, `api_key_env`, `api_key_file`, `timeout`, `extra_body`, `send_seed`, `tokenizer` and `proxies` are
+    `Endpoint`'s; `rpm`, `tpm` (requests and tokens a minute) and `adaptive` are `Limit`'s; `tries` and `patience`
+    (seconds) are `Retry`'s. `concurrency`: the most requests in flight; `adaptive` finds out whether fewer do better.
     """
 
     model: str
@@ -32,6 +32,7 @@ class OpenAI:
     extra_body: Mapping[str, Json] = field(default_factory=dict)
     send_seed: bool = False
     tokenizer: str | None = None
+    proxies: bool = True
     rpm: float | None = None
     tpm: float | None = None
     adaptive: bool = True
@@ -49,6 +50,7 @@ class OpenAI:
             extra_body=self.extra_body,
             send_seed=self.send_seed,
             tokenizer=self.tokenizer,
+            proxies=self.proxies,
         )
         limit = Limit(endpoint, rpm=self.rpm, tpm=self.tpm, adaptive=self.adaptive)
         self._whole = Retry(limit, tries=self.tries, patience=self.patience)

@@ -82,6 +82,7 @@ class Serve:
             concurrency=self.concurrency,
             timeout=self.timeout,
             patience=PATIENCE,
+            proxies=False,  # it is on this machine, and a proxy would see its key
         )
         await self._client.open(state)
 

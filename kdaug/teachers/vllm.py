@@ -109,7 +109,7 @@ class VLLM:
 
     async def generate(self, request: Request) -> Completion:
         if request.tools:
-            raise ConfigError(f"{self.name} does not parse tool calls: serve the model with `vllm serve`, use openai:")
+            raise ConfigError(f"{self.name} does not parse tool calls: use serve:MODEL")
         (engine, chat), how = self._ready(), request.sampling
         ids = chat.ask(request.messages)
         context = engine.model_config.max_model_len

@@ -553,3 +553,9 @@ def test_nonsense_is_a_bad_reply(read: Callable[[], Completion]) -> None:
 def test_a_refusal_is_no_answer() -> None:
     with pytest.raises(Refused, match="I cannot"):
         read_completion(completed(content=None, refusal="I cannot do that."), {})
+
+
+def test_an_endpoint_of_ours_is_reached_past_the_proxy(server: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert isinstance(outcome(Endpoint("m", base_url=server.url), "Hi."), TeacherUnavailable)
+    assert isinstance(outcome(Endpoint("m", base_url=server.url, proxies=False), "Hi."), Completion)
