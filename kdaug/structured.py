@@ -19,6 +19,7 @@ import orjson
 from kdaug.errors import ConfigError, shorten
 from kdaug.prompts import render
 from kdaug.record import Json, Message
+from kdaug.sketch import sketch
 from kdaug.teacher import Completion, Fit, Request, Schema
 
 if TYPE_CHECKING:
@@ -54,8 +55,9 @@ class Form:
 
     def asked(self, request: Request) -> Request:
         """The request with the form in words, at the end of what the user said last."""
+        drawn = sketch(self.wanted) if self.kind == "json" else None
         wanted = orjson.dumps(self.wanted).decode() if self.kind == "json" else self.wanted
-        words = render("structured/ask", kind=self.kind, wanted=wanted)
+        words = render("structured/ask", kind=self.kind, wanted=wanted, sketch=drawn)
         messages = list(request.messages)
         at = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
         if at is None:

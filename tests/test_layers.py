@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "record"),
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
-        *("prompts", "parsing", "judging", "answers", "structured"),
+        *("prompts", "parsing", "judging", "answers", "structured", "sketch"),
     ),
     (
         *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "running", "progress"),

@@ -134,7 +134,7 @@ def test_the_form_is_told_where_the_user_spoke_last() -> None:
     asked = form_of({"choice": ["yes", "no"]}).asked(Request(talk))
     assert [m.role for m in asked.messages] == ["system", "user", "assistant"]
     assert asked.messages[1].content.startswith("Who?\n\n")
-    assert asked.messages[1].content.endswith("- yes\n- no")
+    assert asked.messages[1].content.endswith(": yes / no")
 
 
 # -- through a run -----------------------------------------------------------------------------------------------------
@@ -249,11 +249,12 @@ def test_an_endpoint_that_refuses_a_schema_is_asked_without(server: FakeOpenAI, 
 
 @pytest.mark.slow
 def test_a_small_local_model_picks_and_fills(out: Path) -> None:
+    """Nothing constrains it but the words; 135M parameters follow those of the shipped templates."""
     teacher = Local()
     questions = ("Is the sky blue?", "Is ice hot?", "Is two more than one?", "Is a stone alive?")
     outcome = go(out / "choice", teacher, *questions, schema=["yes", "no"], max_tokens=32)
+    assert list(answers(outcome)) == list(questions)
     assert set(answers(outcome).values()) <= {"yes", "no"}
-    assert sum(outcome.facts["forms"][teacher.name].values()) == 4
-    assert len(answers(outcome)) + outcome.facts["stages"][0]["dropped"].get("parse:schema", 0) == 4
-    outcome = go(out / "json", teacher, "Invent a person.", schema=Person, max_tokens=128)
-    assert all(Person.model_validate_json(text) for text in answers(outcome).values())
+    outcome = go(out / "json", teacher, "Invent a person.", "Invent a child.", schema=Person, max_tokens=128)
+    assert all(Person.model_validate_json(text).name for text in answers(outcome).values())
+    assert len(answers(outcome)) == 2
