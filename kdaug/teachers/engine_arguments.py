@@ -1,6 +1,6 @@
 """Arguments of vLLM's engine by name: what kdaug sets itself, and what a user may give.
 
-The names and types are read from vLLM's source: importing it takes many seconds, and a wrong name is to be said at once.
+The names and types are read from its source: importing vLLM takes many seconds, and a wrong name is to be said at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdaug.errors import ConfigError
 from kdaug.models import Model, find_adapter
 
 ENGINE = ("engine/arg_utils.py",)
-SERVER = (
+SERVER = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")  # by version
     "entrypoints/launchers/cli_args.py",
     "entrypoints/openai/cli_args.py",
 )  # the second: where other versions may have it
