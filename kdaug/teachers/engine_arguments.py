@@ -22,9 +22,6 @@ from kdaug.models import Model, find_adapter
 
 ENGINE = ("engine/arg_utils.py",)
 SERVER = ("entrypoints/launchers/cli_args.py", "entrypoints/openai/cli_args.py")  # by version
-    "entrypoints/launchers/cli_args.py",
-    "entrypoints/openai/cli_args.py",
-)  # the second: where other versions may have it
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's MaxLoRARanks
 KV_CACHE_GB = "2"  # on the CPU, where vLLM else reserves a share of all memory
 MOST_LOGPROBS = 1024  # vLLM's default limit is 20; a higher one is only a limit
