@@ -211,6 +211,15 @@ class Account:
         while last and self._open:  # turns that had replies, which nobody will count now
             self._settle(*self._open.pop(), calls=True, billed=True)
 
+    def unsent(self, failed: TeacherError | None) -> None:
+        """The run ended before an attempt was made, perhaps after one that `failed`."""
+        if failed is not None:
+            self.failed(failed, last=False)
+        elif self._open:
+            id, worst = self._open.pop()
+            self._budget.give_back(worst)
+            self._budget.journal.settle(id, calls=False, billed=False)
+
     def answered(self, reply: Completion) -> None:
         """After a reply, with which it is settled in one transaction; a reply without usage costs the worst case."""
         used = reply.usage

@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from kdaug.budget import Account, Budget
 from kdaug.errors import ConfigError, ParseError, TeacherError
@@ -41,6 +41,7 @@ from kdaug.teacher import (
     lets_go,
 )
 
+Result = TypeVar("Result")
 Replies = dict[str, Completion | TeacherError]
 Held = Callable[[WaitsFor], AbstractContextManager[None]]
 
@@ -57,15 +58,26 @@ class Closing(Exception):
     """No new call is made any more: the job that wanted one stays open."""
 
 
+class Unsent(Closing):
+    """The run ended before the request was sent, or sent once more after it had `failed`."""
+
+    def __init__(self, failed: TeacherError | None) -> None:
+        super().__init__()
+        self.failed = failed
+
+
 @dataclass
 class CallStats:
-    """The calls and tokens of this process. `held`: those in flight that wait for a teacher that holds them back."""
+    """The calls and tokens of this process. Of those in flight, `held` wait for a teacher that holds them back, and
+    `unsent` for their turn at one that answers by itself. `fatal`: the errors that end a run, by their cause."""
 
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)  # by teacher: how many calls, and their time in all
     held: int = 0
+    unsent: int = 0
+    fatal: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
 
@@ -89,6 +101,7 @@ class Calls:
         self.lull = Lull(self.stats, self.say)
         self._slots = {id(t): asyncio.Semaphore(t.concurrency) for t in self.teachers.values()}
         self._opening: dict[int, asyncio.Task[None]] = {}
+        self._turns: set[asyncio.Future[Any]] = set()  # what the unsent calls wait for
         self._broken = False  # a fatal error is on its way up, which will end the run
         self._quiet = asyncio.Event()
         self._quiet.set()
@@ -151,8 +164,13 @@ class Calls:
                 account.failed(e, last=not e.fatal)
             if e.fatal:
                 self._broken = True
+                self.stats.fatal[e.reason.partition(":")[2]] += 1
                 raise
             return e
+        except Unsent as e:
+            if account is not None:
+                account.unsent(e.failed)
+            raise
         if account is not None:
             account.answered(reply)
         return reply
@@ -163,6 +181,25 @@ class Calls:
 
     def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
         return None if self.budget is None else self.budget.account(stage, job, teacher.name)
+
+    async def until(self, waiting: Awaitable[Result], failed: TeacherError | None = None) -> Result:
+        """Awaits what an unsent call waits for; raises Unsent when the run ends first."""
+        turn = asyncio.ensure_future(waiting)
+        if self.over.is_set():
+            turn.cancel()
+            raise Unsent(failed)
+        self._turns.add(turn)
+        self.stats.unsent += 1
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            itself = asyncio.current_task()
+            if turn in self._turns or (itself is not None and itself.cancelling()):
+                raise
+            raise Unsent(failed) from None
+        finally:
+            self._turns.discard(turn)
+            self.stats.unsent -= 1
 
     async def score(
         self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
@@ -183,8 +220,11 @@ class Calls:
                 await teacher.flush()
 
     async def let_go(self) -> None:
-        """Ends the calls that nobody waits for at the end of a run: their jobs stay open, and the next run of the same
-        command finds what was sent."""
+        """Ends the calls that nobody waits for at the end of a run, those that were not sent among them: their jobs
+        stay open, and the next run of the same command finds what was sent."""
+        turns, self._turns = self._turns, set()
+        for turn in turns:
+            turn.cancel()
         if self.stats.held:
             self.say(f"{self.stats.held} calls wait for batches: the same command goes on with them")
         if self.budget is not None:
@@ -277,7 +317,7 @@ class Scope:
         key = f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
         reply = self._known.pop(key, None)
         if reply is None:
-            request = replace(request, nonce=nonce_of(key))
+            request = replace(request, nonce=nonce_of(key), until=self._calls.until)
             reply = await self._calls.ask(self._stage, self._job, role, key, request, form)
         if isinstance(reply, TeacherError):
             raise reply

@@ -38,6 +38,7 @@ from kdaug.teacher import Teacher, holds_back
 
 TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
 FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
+BARREN = 200  # live jobs in a row that keep nothing: where 1 in 50 keeps some, that comes once in 57 times by chance
 WINDOW_PER_SLOT = (
     8  # simulated: 8 x the teacher's slots lose nothing to in-order commits where max_tokens caps the tail
 )
@@ -60,10 +61,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Ending:
-    """`by`: source, target, interrupted, failed, or the cap that was reached (max_jobs, max_cost, …)."""
+    """`by`: source, target, interrupted, failed, barren, or the cap that was reached (max_jobs, max_cost, …).
+    `why`: what else there is to say."""
 
     by: str
     error: BaseException | None = None
+    why: str = ""
 
 
 @dataclass
@@ -121,7 +124,9 @@ class _Line:
     asked: int
     redone: dict[int, Failed]
     failed: list[Failed] = field(default_factory=list)
-    drawn: int = 0
+    drawn: int = 0  # from the source, or the stage above
+    started: int = 0
+    barren: int = 0
     ended: bool = False
     planned: bool = False
     jobs: asyncio.Queue[_Job | None] = field(default_factory=asyncio.Queue)
@@ -165,9 +170,7 @@ class Engine:
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
         self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget, teachers)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
-        for above, below in zip(self._lines, self._lines[1:], strict=False):
-            # Short: what a stage makes ahead of the next one is paid for in vain when the target is reached.
-            above.kept = asyncio.Queue(max(1, below.window // WINDOW_PER_SLOT))
+        self._moved = asyncio.Event()
         self._ending: Ending | None = None
         self._unrecorded: Unrecorded | None = None
         self._capped = False
@@ -175,22 +178,22 @@ class Engine:
     async def run(self) -> Ending:
         """Runs until the source ends, a target or cap is reached, something fails, or `halt` is called.
 
-        Calls in flight are awaited and journalled even then, but for those of teachers that let go. An unforeseen
-        exception (a bug in a generator or gate) is raised as it is.
+        Calls in flight are awaited and journalled even then, but for those of teachers that let go. At a cap or an
+        interruption what is answered by then is decided too, up to the first job that is not. An unforeseen exception
+        (a bug in a generator or gate) is raised as it is.
         """
         try:
             async with asyncio.TaskGroup() as self._work_group:
-                hands = [
-                    self._work_group.create_task(hand(line))
-                    for line in self._lines
-                    for hand in (self._feed, self._settle)
-                ]
-                hands.append(self._work_group.create_task(self._calls.send()))
+                feeding = [self._work_group.create_task(self._feed(line)) for line in self._lines]
+                feeding.append(self._work_group.create_task(self._calls.send()))
+                settling = [self._work_group.create_task(self._settle(line)) for line in self._lines]
                 if self._max_time is not None:
                     asyncio.get_running_loop().call_later(self._max_time, self.halt, "max_time")
                 await self._over.wait()
-                for task in hands:
+                for task in feeding if self._closing else [*feeding, *settling]:
                     task.cancel()
+                for line in self._lines:
+                    line.jobs.put_nowait(None)
                 await self._calls.let_go()
         except BaseExceptionGroup as group:
             raise _first(group) from None
@@ -205,10 +208,15 @@ class Engine:
     def halting(self) -> bool:
         return self._ending is not None
 
-    def halt(self, by: str, error: BaseException | None = None) -> None:
+    @property
+    def _closing(self) -> bool:
+        """Whether it ends before its time, and nothing is wrong."""
+        return self._ending is not None and self._ending.by not in ("source", "target", "failed")
+
+    def halt(self, by: str, error: BaseException | None = None, why: str = "") -> None:
         """Ends the run cleanly: no new call is made, those in flight are awaited and kept."""
-        if self._ending is None:
-            self._ending = Ending(by, error)
+        if self._ending is None or (by == "target" and self._ending.error is None):
+            self._ending = Ending(by, error, why)
             self._over.set()
 
     # -- one stage -------------------------------------------------------------------------------------------------
@@ -233,9 +241,31 @@ class Engine:
                 job = await self._draw(line, number)
             if job is None:
                 break
+            self._recollect(line, job)
+            while self._ahead(line) or (job.decided is None and self._enough(line)):
+                self._moved.clear()
+                await self._moved.wait()
             line.jobs.put_nowait(self._start(line, job))
             number += 1
         line.jobs.put_nowait(None)
+
+    def _ahead(self, line: _Line) -> bool:
+        """Whether the next stage has all that it can use by now."""
+        if line is self._lines[-1]:
+            return False
+        return line.kept.qsize() >= max(1, self._lines[line.index + 1].window // WINDOW_PER_SLOT)
+
+    def _enough(self, line: _Line) -> bool:
+        """Whether what is at work will meet the target, if as much of it is kept as before: more would be paid for in
+        vain."""
+        if self._target is None:
+            return False
+        records, jobs = float(self._target - self._lines[-1].stats.kept), 0.0
+        for below in reversed(self._lines[line.index :]):
+            done = below.stats
+            jobs = records * (done.jobs + 1) / (done.kept + 1) - (below.started - done.jobs)
+            records = jobs - (self._lines[below.index - 1].stats.kept - below.started)  # those that wait for it
+        return jobs <= 0
 
     async def _draw(self, line: _Line, number: int) -> _Job | None:
         if (failed := line.redone.get(number)) is not None:
@@ -244,6 +274,7 @@ class Engine:
             return None
         if line.index > 0:
             record = await self._lines[line.index - 1].kept.get()
+            self._moved.set()
             parents: tuple[Record, ...] | None = None if record is None else (record,)
         else:
             parents = self._source.draw(self._draw_rng(number))
@@ -271,12 +302,16 @@ class Engine:
         assert row.record is not None
         return _Job(number, (row.record,), row.record if "gate" in row.drop.detail else None)
 
+    def _recollect(self, line: _Line, job: _Job) -> None:
+        """What an earlier process decided of the job."""
+        if job.number < line.committed:
+            decided = next(line.decided)
+            if not self._reopened(decided):
+                job.decided = decided
+
     def _start(self, line: _Line, job: _Job) -> _Job:
         number = job.number
-        if number < line.committed:
-            job.decided = next(line.decided)
-            if self._reopened(job.decided):
-                job.decided = None
+        line.started += 1
         if job.decided is None or (line.remembering and job.decided.kept):
             if number < line.asked and (job.decided is None or any(g.roles for g in line.remembering)):
                 job.replies = self._journal.replies(line.index, number)
@@ -293,7 +328,7 @@ class Engine:
     async def _settle(self, line: _Line) -> None:
         last = line is self._lines[-1]
         while (job := await line.jobs.get()) is not None:
-            # Shielded: the end of a run cancels this hand, but not the job that it waits for.
+            # Shielded: the end of a run may cancel this hand, but not the job that it waits for.
             outcome = None if job.outcome is None else await asyncio.shield(job.outcome)
             if job.decided is not None:
                 commit = self._recall(line, job.decided, outcome, last)
@@ -306,18 +341,21 @@ class Engine:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
-                self._watch(line, outcome)
+                self._watch(line, outcome, commit)
             self._count(line, job.number, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
                 self.halt("target")
-            if self.halting:
+            if self.halting and not self._closing:
                 return
+            self._moved.set()
             line.returned.put_nowait([k.record for k in commit.kept])
             if not last:
                 for kept in commit.kept:
-                    await line.kept.put(kept.record)
+                    line.kept.put_nowait(kept.record)
+        if self.halting:
+            return  # what is not drawn yet stays so
         if not last:
-            await line.kept.put(None)
+            line.kept.put_nowait(None)
         elif self._unrecorded is not None:
             self.halt("failed", self._unrecorded)
         else:
@@ -367,8 +405,12 @@ class Engine:
             failures = (d for d in commit.dropped if d.drop.reason.startswith("teacher:") and d.record is not None)
             line.failed += (Failed(number, d.child) for d in failures)
 
-    def _watch(self, line: _Line, outcome: _Outcome) -> None:
-        """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records."""
+    def _watch(self, line: _Line, outcome: _Outcome, commit: Commit) -> None:
+        """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records; and a
+        growing pool, which has no end of its own, when none of them kept anything."""
+        line.barren = 0 if commit.kept else line.barren + 1
+        if self._source.grows and line.barren >= BARREN:
+            self.halt("barren", why=f"the last {line.barren} jobs of {line.stats.name} kept nothing")
         line.failures.append(outcome.teacher_failed)
         failed, allowed = sum(line.failures), self._max_failures * FAILURE_WINDOW
         if failed > allowed:

@@ -320,7 +320,7 @@ class _Run:
         if ending.error is not None:
             self.log.say(f"error: {ending.error}", show=False)
         reached = f"{ending.by} was reached; a higher one goes on from here"
-        self.log.say(f"{facts['status']}: {words.get(ending.by, reached)}")
+        self.log.say(f"{facts['status']}: {ending.why or words.get(ending.by, reached)}")
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
@@ -362,6 +362,8 @@ def _caps(recipe: Recipe) -> dict[str, Any]:
 def _status(recipe: Recipe, ending: Ending, kept: int) -> str:
     if ending.by in ("interrupted", "failed"):
         return ending.by
+    if ending.by == "barren":
+        return "stopped"
     if recipe.target is not None:
         return "finished" if kept >= recipe.target else "stopped"
     return "finished" if ending.by == "source" or recipe.source.grows else "stopped"
@@ -379,9 +381,8 @@ def _signals(this: _Run) -> Iterator[None]:
             main.cancel()
             return
         calls = engine.stats.calls
-        this.log.say(
-            f"stopping: {calls.in_flight - calls.held} calls in flight finish first (Ctrl-C again: stop at once)"
-        )
+        sent = calls.in_flight - calls.held - calls.unsent
+        this.log.say(f"stopping: {sent} calls in flight finish first (Ctrl-C again: stop at once)")
         engine.halt("interrupted")
 
     try:

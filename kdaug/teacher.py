@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict, TypeVar, runtime_checkable
 
 import orjson
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
 # Whether a reply to a schema has the wanted form: as it is, after a mild repair, or not; "" where none was wanted.
 Fit: TypeAlias = Literal["", "valid", "repaired", "wrong"]
+Result = TypeVar("Result")
 # {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
 Schema: TypeAlias = dict[str, Json]
 
@@ -61,14 +62,25 @@ class Again(Protocol):
     def __call__(self, request: Request, failed: TeacherError | None = None) -> Awaitable[None]: ...
 
 
+async def patiently(waiting: Awaitable[Result], failed: TeacherError | None = None) -> Result:
+    """Nobody ends the run meanwhile."""
+    return await waiting
+
+
+class Until(Protocol):
+    def __call__(self, waiting: Awaitable[Result], failed: TeacherError | None = None) -> Awaitable[Result]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a teacher is asked.
 
-    Two fields are no part of what is asked, so not of the digest either: `nonce` tells apart equal requests of one run
-    (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made of
-    it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
-    reply): it reserves what that may cost, and raises BudgetExceeded.
+    Three fields are no part of what is asked, so not of the digest either. `nonce` tells apart equal requests of one
+    run (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made
+    of it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
+    reply): it reserves what that may cost, and raises BudgetExceeded. `until` is for whoever does not send it yet: it
+    awaits what he waits for, and raises calls.Unsent when the run ends first; `failed` is the error that he waits
+    after.
     """
 
     messages: Messages
@@ -76,6 +88,7 @@ class Request:
     tools: tuple[Json, ...] = ()
     nonce: int = field(default=0, compare=False)
     again: Again = field(default=_uncounted, compare=False, repr=False)
+    until: Until = field(default=patiently, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}

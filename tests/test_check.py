@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
 
 from kdaug import recipes
-from kdaug.check import check, plausible
+from kdaug.check import check
 from kdaug.prompts import shipped
 from kdaug.read import read
-from kdaug.record import user
 from kdaug.structured import form_of
-from kdaug.teacher import Completion, Request, Sampling
+from kdaug.teacher import Request, Sampling, as_messages
+from kdaug.teachers.fake import Fake
 
 
 @pytest.mark.parametrize("name", recipes.builtin_names())
@@ -42,5 +43,5 @@ NODE = {
 
 @pytest.mark.parametrize("schema", [{"json": NODE}, {"choice": ["yes", "no"]}])
 def test_a_scripted_reply_keeps_to_a_schema(schema: dict[str, object]) -> None:
-    reply = plausible(Request(user("Go."), Sampling(schema=schema)))
-    assert form_of(schema).read(Completion(reply)).fit == "valid"
+    reply = asyncio.run(Fake().generate(Request(as_messages("Go."), Sampling(schema=schema))))
+    assert form_of(schema).read(reply).fit == "valid"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from kdaug.errors import BadRequest, TeacherError, shorten
+from kdaug.record import Json
 from kdaug.teacher import Completion, Request, Usage
 
 Answer: TypeAlias = str | Completion | TeacherError
@@ -27,8 +29,9 @@ class Fake:
     """A teacher that answers as it is told.
 
     `reply` is a function of the request; or a mapping from regular expressions to answers (or functions), where the
-    first that is found in the last user message counts and a prompt that none fits is a BadRequest; or None: nonsense
-    words that depend on the request and its nonce alone, in every process. An answer is a text, a Completion, or a
+    first that is found in the last user message counts and a prompt that none fits is a BadRequest; or None: made-up
+    words in the form that a prompt of the shipped templates or a schema asks for, which depend on the request and its
+    nonce alone, in every process. An answer is a text, a Completion, or a
     TeacherError, which is raised. `latency` seconds pass before each, and up to `jitter` more, by chance.
 
     `calls` lists the requests in the order of their arrival, `peak` is the most that were in flight at once.
@@ -71,7 +74,7 @@ class Fake:
 
     def _answer(self, request: Request) -> Answer:
         if self.reply is None:
-            return _nonsense(request)
+            return _plausible(request)
         if callable(self.reply):
             return self.reply(request)
         asked = next((m.content for m in reversed(request.messages) if m.role == "user"), "")
@@ -87,8 +90,58 @@ def _completion(request: Request, text: str) -> Completion:
     return Completion(text, usage=Usage(asked, len(text.split())))
 
 
-def _nonsense(request: Request) -> str:
-    """One sentence of 12 to 40 made-up words, so that two of them are no near-duplicates."""
-    rng, syllables = Random(f"{request.digest('fake')}/{request.nonce}"), SYLLABLES.split()
-    words = ["".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(rng.randint(12, 40))]
-    return " ".join(words).capitalize() + "."
+def _plausible(request: Request) -> str:
+    """A reply in the form that a prompt of the shipped templates asks for; otherwise a sentence of 12 to 40 made-up
+    words, so that two of them are no near-duplicates."""
+    asked = request.messages[-1].content
+    rng = Random(f"{request.digest('fake')}/{request.nonce}")
+    if request.sampling.schema is not None:
+        ((kind, wanted),) = request.sampling.schema.items()
+        if kind == "json":
+            return json.dumps(_example(wanted, wanted, rng))
+        return str(rng.choice(wanted)) if isinstance(wanted, list) else _sentence(rng, 3)  # a regex is beyond it
+    if numbered := re.search(r"numbered (\d+) to (\d+)", asked):
+        first, last = map(int, numbered.groups())
+        return "\n".join(f"{n}. {_sentence(rng, 9)}" for n in range(first, last + 1))
+    if re.search(r"\nScore: n", asked):
+        return f"{_sentence(rng, 12)}\nScore: {rng.randint(1, 5)}"
+    if '"Verdict: not equal"' in asked:
+        return "Verdict: not equal"
+    if re.search(r"classification task. Answer Yes or No", asked):
+        return rng.choice(["Yes", "No"])
+    if "Class label:" in asked:
+        return "\n".join(f"Class label: {label}\nInput: {_sentence(rng, 8)}" for label in ("first", "second"))
+    if 'Begin your reply with "Example 1"' in asked:
+        return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
+    return _sentence(rng, rng.randint(12, 40))
+
+
+def _example(schema: Any, root: Any, rng: Random) -> Json:  # Any: a JSON schema, which is known to be one
+    """A value that most schemas of the kind that pydantic writes allow: bounds and patterns are not looked at."""
+    if "$ref" in schema:
+        found = root
+        for name in schema["$ref"].split("/")[1:]:
+            found = found[name]
+        return _example(found, root, rng)
+    for several in ("anyOf", "oneOf", "allOf"):
+        if several in schema:
+            return _example(schema[several][0], root, rng)
+    if "const" in schema or "enum" in schema:
+        return schema["const"] if "const" in schema else rng.choice(schema["enum"])  # type: ignore[no-any-return] # JSON
+    match schema.get("type", "object"):
+        case "object":
+            return {name: _example(inner, root, rng) for name, inner in schema.get("properties", {}).items()}
+        case "array":
+            return [_example(schema.get("items", {}), root, rng) for _ in range(max(1, schema.get("minItems", 0)))]
+        case "integer" | "number":
+            return int(schema.get("minimum", rng.randint(1, 5)))
+        case "boolean":
+            return rng.choice([True, False])
+        case "null":
+            return None
+    return _sentence(rng, 3)
+
+
+def _sentence(rng: Random, words: int) -> str:
+    syllables = SYLLABLES.split()
+    return " ".join("".join(rng.choices(syllables, k=rng.randint(2, 4))) for _ in range(words)).capitalize() + "."

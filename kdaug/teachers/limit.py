@@ -7,9 +7,10 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdaug.calls import Closing
 from kdaug.errors import ConfigError, RateLimited, ServerError, TeacherError, TeacherTimeout
 from kdaug.record import Messages
-from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLogprobs, Until, patiently
 from kdaug.teachers.breaker import LONGEST_WISH, clock
 from kdaug.teachers.slots import Slots
 
@@ -94,7 +95,7 @@ class Limit:
 
     async def generate(self, request: Request) -> Completion:
         cost = self._estimate.of(request) if self._tokens else 0.0
-        sent = await self._enter(cost)
+        sent = await self._enter(cost, request.until)
         try:
             completion = await self.teacher.generate(request)
         except TeacherError as e:
@@ -123,7 +124,7 @@ class Limit:
         """Counts as a request; of tokens a minute only the calls that generate know."""
         scorer = self.teacher
         assert isinstance(scorer, ScoringTeacher)
-        sent = await self._enter(0.0)
+        sent = await self._enter(0.0, patiently)
         try:
             return await scorer.logprobs(prompt, completion, top_k)
         except TeacherError as e:
@@ -132,7 +133,7 @@ class Limit:
         finally:
             self._leave()
 
-    async def _enter(self, cost: float) -> float:
+    async def _enter(self, cost: float, until: Until) -> float:
         """Waits for its turn, first come first served; the time at which it is over."""
         now = clock()
         if self._waiting or self._wait(now, cost) > 0:
@@ -140,8 +141,8 @@ class Limit:
             self._waiting.append((turn, cost))
             self._admit()
             try:
-                await turn
-            except asyncio.CancelledError:
+                await until(turn)
+            except (asyncio.CancelledError, Closing):
                 if turn.done() and not turn.cancelled():  # its turn had come in the same moment
                     self._leave()
                 raise

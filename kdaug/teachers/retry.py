@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 from kdaug.errors import ConfigError, RateLimited, TeacherError, TeacherUnavailable
 from kdaug.record import Messages
-from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs, patiently
 from kdaug.teachers.breaker import LONGEST_WISH, Breaker
 
 Result = TypeVar("Result")
@@ -96,9 +96,10 @@ class Retry:
 
     async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
         failures, breaker = 0, self._breaker
+        until = patiently if request is None else request.until
         last: TeacherError | None = None
         while True:
-            probe = breaker.open and await self._wait(breaker.turn(request, self.name))
+            probe = breaker.open and await self._wait(until(breaker.turn(request, self.name), last))
             try:
                 if last is not None:
                     self.retries += 1
@@ -115,7 +116,7 @@ class Retry:
                 return result
             if pause is not None:
                 failures += 1
-                await self._wait(asyncio.sleep(pause))
+                await self._wait(until(asyncio.sleep(pause), last))
 
     def _weigh(self, error: TeacherError, failures: int, probe: bool) -> float | None:
         """Seconds until the next try, None where the breaker says when. Raises the error where it is the last."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from kdaug.errors import AccessDenied, ConfigError, RateLimited, TeacherError, TeacherUnavailable
 from kdaug.record import Messages
-from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs
+from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs, Until, patiently
 from kdaug.teachers.breaker import clock
 from kdaug.teachers.limit import Limit
 from kdaug.teachers.retry import Repeating, Retry
@@ -170,7 +170,8 @@ class _Choice:
 
     async def _somewhere(self, call: Callable[[Limit], Awaitable[Result]], request: Request | None) -> Result:
         failed: dict[int, TeacherError] = {}  # by the lane's identity
-        while (lane := await self._lane(failed)) is not None:
+        until = patiently if request is None else request.until
+        while (lane := await self._lane(failed, until)) is not None:
             if failed and request is not None:
                 await request.again(request, list(failed.values())[-1])
             lane.flying += 1
@@ -190,7 +191,7 @@ class _Choice:
                 self._wake()
         raise self._verdict(list(failed.values()))
 
-    async def _lane(self, failed: dict[int, TeacherError]) -> _Lane | None:
+    async def _lane(self, failed: dict[int, TeacherError], until: Until) -> _Lane | None:
         """The least loaded lane with room where this request has not failed; waits for one. None: it failed at all."""
         while True:
             now = clock()
@@ -201,7 +202,8 @@ class _Choice:
                 # Where all rest, whoever comes here is a probe: Retry sees to it that there are few.
                 return None if failed else min(self.lanes, key=lambda lane: lane.rests_until)
             ends = [lane.teacher.resumes for lane in left] + [lane.rests_until for lane in self.lanes]
-            await self._room(min((end - now for end in ends if end > now), default=None))
+            last = next(reversed(failed.values()), None)
+            await until(self._room(min((end - now for end in ends if end > now), default=None)), last)
 
     async def _room(self, seconds: float | None) -> None:
         """Waits until a call has ended, so many seconds at most."""
