@@ -141,4 +141,4 @@ def _kdaug(task: Task) -> list[str]:
     if task.timeout:
         teacher += f"&timeout={task.timeout}"
     out = ["--out", str(task.folder / "run"), "--quiet"]
-    return ["-m", "kdaug.cli", "run", "respond", "--seeds", str(task.prompts), "--teacher", teacher, *out]
+    return ["-m", "kdaug", "run", "respond", "--seeds", str(task.prompts), "--teacher", teacher, *out]

@@ -69,7 +69,7 @@ class Unsent(Closing):
 @dataclass
 class CallStats:
     """The calls and tokens of this process. Of those in flight, `held` wait for a teacher that holds them back, and
-    `unsent` for their turn at one that answers by itself. `fatal`: the errors that end a run, by their cause."""
+    `unsent` for their turn at one that answers by itself. `fatal`: the error that ended the run, by its cause."""
 
     calls: int = 0
     failed: int = 0
@@ -163,8 +163,9 @@ class Calls:
             if account is not None:
                 account.failed(e, last=not e.fatal)
             if e.fatal:
+                if not self._broken:  # the others were not sent: they waited for this one
+                    self.stats.fatal[e.reason.partition(":")[2]] += 1
                 self._broken = True
-                self.stats.fatal[e.reason.partition(":")[2]] += 1
                 raise
             return e
         except Unsent as e:

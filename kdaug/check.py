@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kdaug.engine import Stage
 from kdaug.progress import Log, reasons
-from kdaug.recipe import Recipe, parts
+from kdaug.recipe import Recipe, parts, roles_of
 from kdaug.running import execute
 from kdaug.teachers.fake import Fake
 
@@ -29,10 +29,9 @@ def check(recipe: Recipe) -> Iterator[str]:
         yield f"stage {number}: {stage.generator.name}{gates}, asks {', '.join(roles) or 'nobody'}"
     yield f"seeds: {len(recipe.source.seeds)}" + (f" from {recipe.seeds_from}" if recipe.seeds_from else "")
     teacher = Fake(concurrency=2)
-    everybody = {role for stage in recipe.stages for part in parts(stage) for role in part.roles}
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(recipe, max_jobs=JOBS, target=None, stages=[_small(stage) for stage in recipe.stages])
-        teachers = dict.fromkeys(("teacher", *sorted(everybody)), teacher)
+        teachers = dict.fromkeys(("teacher", *sorted(roles_of(recipe))), teacher)
         outcome = execute(trial, Path(folder) / "run", teachers, log=Log(quiet=True))
         if outcome.error is not None:
             raise outcome.error

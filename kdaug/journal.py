@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass
@@ -356,6 +357,11 @@ class Journal:
         rows = self._select("SELECT record FROM seeds WHERE id = ?", id)
         return Record.from_json(orjson.loads(rows[0][0])) if rows else None
 
+    def superseded(self, stage: int) -> set[Failed]:
+        """The drops that count no more, as a later job has tried the same again."""
+        decided = self.committed(stage)
+        return {failed for number, failed in self.redone(stage).items() if number < decided}
+
     def tally(self, stage: int) -> tuple[int, int, dict[str, int]]:
         """How many jobs the stage has decided, how many records it kept, and how many it dropped for which reason."""
         span = (stage << STAGE_BITS, (stage + 1) << STAGE_BITS)
@@ -367,7 +373,10 @@ class Journal:
             "WHERE commits.id >= ? AND commits.id < ? GROUP BY reason ORDER BY reason",
             *span,
         )
-        return jobs, kept or 0, dict(reasons)
+        dropped = Counter(dict(reasons))
+        for failed in self.superseded(stage):
+            dropped.subtract(d.drop.reason for d in self.commit(stage, failed.job).dropped if d.child == failed.child)
+        return jobs, kept or 0, dict(+dropped)
 
     def usage(self) -> list[Used]:
         """What was asked and answered, by stage and teacher."""

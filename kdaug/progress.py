@@ -68,7 +68,7 @@ async def watching(stats: Stats, log: Log, *, jobs: int | None) -> AsyncIterator
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        log.say(view.line(), show=not log.live)
+        log.say(view.whole(), show=not log.live)
 
 
 async def _show_live(view: _View, log: Log) -> None:
@@ -108,6 +108,7 @@ class _View:
     def __init__(self, stats: Stats, jobs: int | None) -> None:
         self._stats, self._jobs = stats, jobs
         self._samples: deque[tuple[float, int, int, float]] = deque()
+        self._started = time.monotonic()
         self.sample()
 
     def sample(self) -> None:
@@ -153,6 +154,15 @@ class _View:
             + " · ".join([self.eta(), *self.status()])
         )
 
+    def whole(self) -> str:
+        """The last line: what this process has done, and how fast."""
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        calls = self._stats.calls.calls
+        return (
+            f"{calls:,} calls in {duration(seconds)} · {calls / seconds:,.1f} calls/s · "
+            f"{self._tokens / seconds:,.0f} tokens/s{self._spent()}"
+        )
+
     def lines(self) -> list[str]:
         """The picture for a terminal: a line a stage, then the calls."""
         calls, tokens, _ = self.rates()
@@ -176,6 +186,7 @@ class _View:
 
 def reasons(dropped: Counter[str], most: int = 4) -> str:
     """`12 (rouge:near_duplicate 8, parse:list 4)`."""
+    dropped = +dropped
     if not dropped:
         return "0"
     named = [f"{reason} {n}" for reason, n in sorted(dropped.items(), key=lambda item: (-item[1], item[0]))]

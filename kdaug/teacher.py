@@ -29,6 +29,7 @@ class Sampling:
     """How to sample one completion. `logprobs`: how many alternatives a token to return (0: none).
 
     `schema` is the form of the reply, as `as_schema` gives it: a teacher that can constrain its replies to it does so.
+    Raises ConfigError for what no teacher takes.
     """
 
     temperature: float = 1.0
@@ -40,6 +41,15 @@ class Sampling:
     seed: int | None = None
     logprobs: int = 0
     schema: Schema | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"max_tokens is {self.max_tokens}: it must be at least 1")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.logprobs < 0:
+            raise ConfigError(
+                f"temperature {self.temperature}, top_p {self.top_p}, logprobs {self.logprobs}: the first is at least "
+                "0, the second above 0 and at most 1, the last at least 0"
+            )
 
 
 class SamplingArgs(TypedDict, total=False):

@@ -20,7 +20,7 @@ from kdaug.errors import KdaugError
 from kdaug.journal import Journal
 from kdaug.teacher import Completion
 
-KDAUG = (sys.executable, "-m", "kdaug.cli")
+KDAUG = (sys.executable, "-m", "kdaug")
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ def test_time_is_a_cap_too(server: FakeOpenAI, prompts: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-cost", "0"], "max_cost is 0.0: it must be more than 0"),
+        (["--max-cost", "0"], "--max-cost is 0.0: it must be more than 0"),
         (["--price", "m"], "--price m: expected MODEL=INPUT,OUTPUT"),
         (["--price", "m=1,-2"], "a price is at least 0"),
         (["--set", "prices={m: 3}"], "prices.m: expected {input: …, output: …}"),

@@ -117,6 +117,16 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "respond", "--seeds", "{dir}/bad.jsonl", "--out", "{out}", "--teacher", "fake"], "bad.jsonl:2: "),
     (["run", "respnd", "--seeds", "{dir}/prompts.jsonl", "--out", "{out}"], "Did you mean respond?"),
     ([*RESPOND, "{out}", "--teacher", "oenai:x"], "unknown kind"),
+    ([*RESPOND, "{out}", "--teacher", ""], "the name of a teacher is empty"),
+    ([*RESPOND, "{out}", "--teacher", "openai:m?base_url=http://a b/v1"], "is no http(s) address"),
+    ([*RESPOND, "{out}", "--set", "respond.max_tokens=-5"], "max_tokens is -5: it must be at least 1"),
+    ([*RESPOND, "{out}", "--set", "respond.top_p=7"], "respond: temperature 0.7, top_p 7.0"),
+    ([*RESPOND, "{out}", "--set", "respond.system=hello"], "no template prompts/respond/hello.j2"),
+    ([*RESPOND, "{out}", "--set", "roles={{techer: fake}}"], "unknown role 'techer' (did you mean 'teacher'?)"),
+    ([*RESPOND, "{out}", "--set", "roles={{judge: 3}}"], "expected a teacher such as openai:MODEL, found 3"),
+    ([*RESPOND, "{out}", "--preview", "0"], "--max-jobs is 0"),
+    ([*RESPOND, "{out}", "--target", "-3"], "--target is -3"),
+    (["run", "respond", "--set", "seeds=5", "--out", "{out}"], "seeds: expected the name of a file"),
     ([*RESPOND, "{out}", "--set", "x.y=1"], "no part of that name"),
     ([*RESPOND, "{out}", "--holdout", "2"], "holdout"),
     ([*RESPOND, "{dir}"], "is no run folder"),
@@ -142,6 +152,57 @@ def test_a_mistake_is_one_line_and_exit_2(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_empty_folder_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "respond", "--seeds", seeds(tmp_path), "--teacher", "fake", "--out", ""])
+    assert ended.value.code == 2
+    assert "--out: an empty name" in capsys.readouterr().err
+
+
+def test_a_run_says_what_it_takes_its_seeds_and_roles_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--set", "respond.role=teacher") == 0
+    assert "12 records from" in capsys.readouterr().err
+    judged = ["run", "evol-instruct", "--seeds", seeds(tmp_path), "--teacher", "fake", "--out", str(tmp_path / "evol")]
+    assert main(judged) == 0
+    said = capsys.readouterr().err
+    assert "teacher: fake" in said
+    assert "judge: fake, the teacher itself (no judge was given)" in said
+
+
+def test_a_preview_takes_no_more_than_max_jobs(tmp_path: Path) -> None:
+    assert run(tmp_path, "--preview", "5", "--max-jobs", "2") == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["usage"]["fake"]["calls"] == 2
+
+
+def test_a_journal_that_is_gone_does_not_cost_the_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path) == 0
+    for path in (tmp_path / "run").glob("journal.sqlite*"):
+        path.unlink()
+    (tmp_path / "run" / "journal.sqlite").touch()
+    assert run(tmp_path) == 2
+    assert "its journal.sqlite is empty" in capsys.readouterr().err
+    assert len(Dataset(tmp_path / "run")) == 12
+
+
+def test_a_folder_from_which_nothing_was_sent_takes_another_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    assert run(tmp_path, "--teacher", "openai:m") == 2
+    assert run(tmp_path, "--set", "respond.max_tokens=9") == 0
+    assert run(tmp_path, "--set", "respond.max_tokens=8") == 2
+
+
+def test_what_changes_between_two_parts_of_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, "--holdout", "0.25", "--target", "9") == 0
+    capsys.readouterr()
+    assert run(tmp_path, "--target", "6", "--teacher", "fake:other") == 0
+    said = capsys.readouterr().err
+    assert "holdout was 0.25, is 0.0 now: the splits are made anew" in said
+    assert "target was 9, is 6 now: the dataset has the first of them" in said
+    assert "the teacher was fake: its replies are kept, new calls go to other" in said
+
+
 def test_a_wrong_key_costs_one_call_and_the_run_can_go_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,7 +211,10 @@ def test_a_wrong_key_costs_one_call_and_the_run_can_go_on(
         monkeypatch.setenv("MY_KEY", "sk-wrong-key")
         assert run(tmp_path, *teacher) == 1
         assert server.stats()["total"] == 1
-        assert "401" in capsys.readouterr().err
+        said = capsys.readouterr()
+        assert "401" in said.err
+        assert "calls: 1 asked, 0 answered, failed 1 (access_denied 1)" in said.err
+        assert "no record was kept" in said.out
         monkeypatch.setenv("MY_KEY", "right")
         assert run(tmp_path, *teacher) == 0
     assert len(Dataset(tmp_path / "run")) == 12
@@ -230,7 +294,7 @@ sys.exit(main(sys.argv[1:]))
 def test_ctrl_c_stops_cleanly_and_says_what_resumes(tmp_path: Path) -> None:
     arguments = ["--seeds", seeds(tmp_path, 2000), "--out", str(tmp_path / "run")]
     with FakeOpenAI(latency_ms=50) as server:
-        command = [sys.executable, "-m", "kdaug.cli", "run", "respond", *arguments]
+        command = [sys.executable, "-m", "kdaug", "run", "respond", *arguments]
         command += ["--teacher", f"openai:m?base_url={server.url}&concurrency=8"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         while server.stats()["total"] < 40:

@@ -20,12 +20,25 @@ ROWS = (
         *("prompts", "parsing", "judging", "answers", "structured", "sketch"),
     ),
     (
-        *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "running", "progress"),
-        *("read", "shapes", "dataset", "columns", "export", "hub", "card", "terms", "models", "gguf", "chat"),
+        *("logprobs", "journal", "prices", "budget", "lull", "calls", "engine", "recipe", "facts", "running"),
+        *(
+            "progress",
+            "read",
+            "shapes",
+            "dataset",
+            "columns",
+            "export",
+            "hub",
+            "card",
+            "terms",
+            "models",
+            "gguf",
+            "chat",
+        ),
     ),
     ("teachers", "generators", "gates", "train"),
     ("recipes", "check", "estimate", "show", "doctor", "batches", "runnable"),
-    ("cli",),
+    ("cli", "__main__"),
 )
 FOLDERS = ROWS[3]
 HEAVY = {

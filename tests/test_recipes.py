@@ -88,9 +88,9 @@ WRONG = [
     ("stages: []", ":1: stages: expected a list"),
     (
         RESPOND.replace("respond", "respnd"),
-        ":2: stages.0.generator: unknown generator 'respnd', did you mean 'respond'",
+        ":2: stages.0.generator: unknown generator 'respnd' (did you mean 'respond'?)",
     ),
-    (RESPOND + "    gates: [ruge]", ":3: stages.0.gates.0: unknown gate 'ruge', did you mean 'rouge'"),
+    (RESPOND + "    gates: [ruge]", ":3: stages.0.gates.0: unknown gate 'ruge' (did you mean 'rouge'?)"),
     (RESPOND + "    gates:\n      - rouge: {treshold: 1}", ":4: stages.0.gates.0.rouge.treshold: unknown field"),
     (RESPOND + "    gates:\n      - rouge: {treshold: 1}", "did you mean 'threshold'"),
     (RESPOND + "    gates:\n      - rouge: {threshold: high}", ":4: stages.0.gates.0.rouge.threshold: expected float"),
@@ -98,7 +98,7 @@ WRONG = [
     ("stages:\n  - {gates: [rouge]}", ":2: stages.0: a stage is a mapping with `generator`"),
     ("target: many\n" + RESPOND, ":1: target: expected"),
     ("target: 0\n" + RESPOND, "target is 0"),
-    ("tarjet: 5\n" + RESPOND, ":1: tarjet: unknown field 'tarjet', did you mean 'target'"),
+    ("tarjet: 5\n" + RESPOND, ":1: tarjet: unknown field 'tarjet' (did you mean 'target'?)"),
     ("source: growing_pool\n" + RESPOND, "never ends by itself"),
     ("source: pool\n" + RESPOND, ":1: source: unknown source 'pool'"),
     ("stages:\n  - generator: nowhere.module:Thing", "cannot import nowhere.module"),
@@ -145,10 +145,10 @@ def test_a_teacher_is_a_string() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ("opnai:gpt", "unknown kind 'opnai', did you mean 'openai'"),
+        ("opnai:gpt", "unknown kind 'opnai' (did you mean 'openai'?)"),
         ("gpt-4o", "write openai:gpt-4o"),
         ("openai:", "which model"),
-        ("openai:m?concurency=3", "unknown key 'concurency', did you mean 'concurrency'"),
+        ("openai:m?concurency=3", "unknown key 'concurency' (did you mean 'concurrency'?)"),
         ("openai:m?concurrency=many", "expected int, found 'many'"),
         ("openai:m?base_url=localhost:8000", "base_url"),
     ],

@@ -44,6 +44,10 @@ class Respond:
     def roles(self) -> tuple[str, ...]:
         return (self.role,)
 
+    @property
+    def renders(self) -> tuple[str, ...]:
+        return () if self.system is None else (f"{self.name}/{self.system}",)
+
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
     ) -> Sequence[Record | Discarded]:

@@ -69,7 +69,8 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         address = urlsplit(self.base_url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        plain = self.base_url.isprintable() and " " not in self.base_url
+        if address.scheme not in ("http", "https") or not address.hostname or not plain:
             raise ConfigError(f"base_url is no http(s) address: {self.base_url!r}")
         if address.username or address.password:
             raise ConfigError("base_url holds a user name or password: put the key into a variable, see api_key_env")

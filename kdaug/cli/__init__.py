@@ -1,0 +1,58 @@
+"""The command line. Every command is a thin layer over the Python API; errors are one line with the way out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from kdaug import __version__
+from kdaug.cli.command import Command, say
+from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_show
+from kdaug.cli.running import add_check, add_estimate, add_run
+from kdaug.cli.student import add_eval, add_prune, add_train
+from kdaug.errors import KdaugError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 3 stopped early and clean, 130 interrupted."""
+    words = sys.argv[1:] if arguments is None else arguments
+    given = parser(training="train" in words).parse_args(words)
+    command: Command = given.command
+    try:
+        return command(given)
+    except KdaugError as e:
+        say(f"kdaug: {e}")
+        return e.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) is gone: that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def parser(*, training: bool = True) -> argparse.ArgumentParser:
+    """`training`: with the options of the trainers, which take 0.1 s to look up."""
+    top = argparse.ArgumentParser(
+        "kdaug",
+        description="From seed tasks and a teacher model to a dataset and a small student model.",
+        epilog="Start here: kdaug init first && kdaug run first/recipe.yaml --seeds first/seeds.jsonl --out runs/first",
+    )
+    top.add_argument("--version", action="version", version=f"kdaug {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add_init(commands)
+    add_run(commands)
+    add_check(commands)
+    add_estimate(commands)
+    add_show(commands)
+    add_batches(commands)
+    add_export(commands)
+    add_push(commands)
+    add_train(commands, training)
+    add_prune(commands)
+    add_eval(commands)
+    add_doctor(commands)
+    return top

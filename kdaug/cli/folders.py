@@ -1,0 +1,156 @@
+"""`kdaug init`, `show`, `batches`, `export`, `push` and `doctor`: what looks at a folder, or makes one."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from kdaug.cli.command import add
+from kdaug.errors import ConfigError
+
+
+def add_init(commands: Any) -> None:
+    sub = add(
+        commands,
+        "init",
+        _init,
+        "Write a recipe, seeds and templates of your own to start from.",
+        "kdaug init mine --recipe evol-instruct",
+    )
+    sub.add_argument("folder", type=Path, help="a folder that does not exist yet, or is empty")
+    sub.add_argument("--recipe", default="self-instruct", help="the built-in recipe to start from (self-instruct)")
+
+
+def _init(given: argparse.Namespace) -> int:
+    import shutil
+
+    from kdaug import prompts, recipes
+
+    folder: Path = given.folder
+    if given.recipe not in recipes.builtin_names():
+        raise ConfigError(f"no built-in recipe {given.recipe!r}: choose one of {', '.join(recipes.builtin_names())}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty: choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(prompts.shipped() / "recipes" / f"{given.recipe}.yaml", folder / "recipe.yaml")
+        shutil.copy(prompts.shipped() / "seeds" / "seeds.jsonl", folder / "seeds.jsonl")
+        shutil.copytree(prompts.shipped() / "prompts", folder / "templates" / "prompts")
+    except OSError as e:
+        raise ConfigError(f"cannot write to {folder}: {e.strerror}") from e
+    print(f"{folder}/recipe.yaml      the recipe ({given.recipe})")
+    print(f"{folder}/seeds.jsonl      seed tasks: put yours in their place, one JSON object a line")
+    print(f"{folder}/templates/       the prompts: change what you like, delete the rest")
+    at = shlex.quote(str(folder))
+    print(f"try it without a model:   kdaug check {at}/recipe.yaml --seeds {at}/seeds.jsonl --templates {at}/templates")
+    return 0
+
+
+def add_show(commands: Any) -> None:
+    sub = add(
+        commands,
+        "show",
+        _show,
+        "Show a run's funnel, or one record's whole story.",
+        "kdaug show runs/alpaca && kdaug show runs/alpaca 3f9c",
+    )
+    sub.add_argument("run", type=Path, help="a run folder")
+    sub.add_argument("record", nargs="?", help="a record's id, or how it begins")
+
+
+def _show(given: argparse.Namespace) -> int:
+    from kdaug.show import Story
+
+    story = Story(given.run)
+    if given.record:
+        print("\n".join(story.tell(given.record)))
+        return 0
+    print("\n".join(story.funnel()))
+    if newest := story.newest(3):
+        ids = ", ".join(found.record.id for found in newest)
+        print(f"records: {ids}, … (their story: kdaug show {shlex.quote(str(given.run))} {newest[0].record.id})")
+    return 0
+
+
+def add_batches(commands: Any) -> None:
+    sub = add(
+        commands,
+        "batches",
+        _batches,
+        "List the provider batches of a run with their state, or cancel those that run.",
+        "kdaug batches runs/alpaca && kdaug batches runs/alpaca --cancel",
+    )
+    sub.add_argument("run", type=Path, help="a run folder; the run may be at work")
+    sub.add_argument("--cancel", action="store_true", help="cancel the batches that still run")
+
+
+def _batches(given: argparse.Namespace) -> int:
+    from kdaug.batches import batches
+
+    for line in batches(given.run, cancel=given.cancel):
+        print(line)
+    return 0
+
+
+def add_export(commands: Any) -> None:
+    sub = add(
+        commands,
+        "export",
+        _export,
+        "Write a dataset in another tool's format.",
+        "kdaug export runs/alpaca --format alpaca --to alpaca.jsonl",
+    )
+    sub.add_argument("dataset", type=Path, help="a run or dataset folder")
+    sub.add_argument("--format", required=True, choices=("messages", "alpaca", "sharegpt", "trl", "openai-jsonl"))
+    sub.add_argument("--to", type=Path, required=True, metavar="FILE", help="the file to write")
+    sub.add_argument("--kind", choices=("prompt", "completion", "preference", "unpaired"), help="default: the only one")
+    sub.add_argument("--split", choices=("train", "test"), help="default: the only one")
+
+
+def _export(given: argparse.Namespace) -> int:
+    from kdaug.dataset import Dataset
+
+    written = Dataset(given.dataset).export(given.to, given.format, given.kind, given.split)
+    print(f"{written} records: {given.to}")
+    return 0
+
+
+def add_push(commands: Any) -> None:
+    sub = add(
+        commands,
+        "push",
+        _push,
+        "Push a dataset with its card to the Hugging Face Hub.",
+        "HF_TOKEN=… kdaug push runs/alpaca me/alpaca-kd --private",
+    )
+    sub.add_argument("dataset", type=Path, help="a run or dataset folder")
+    sub.add_argument("repo", help="owner/name on the Hub")
+    sub.add_argument("--private", action="store_true", help="make the repository private when it is new")
+    sub.add_argument("--revision", help="a branch (main)")
+
+
+def _push(given: argparse.Namespace) -> int:
+    from kdaug.dataset import Dataset
+
+    print(Dataset(given.dataset).push_to_hub(given.repo, private=given.private, revision=given.revision))
+    return 0
+
+
+def add_doctor(commands: Any) -> None:
+    add(
+        commands,
+        "doctor",
+        _doctor,
+        "Say what is installed, what each extra would bring, which device and which embedded models there are.",
+        "kdaug doctor",
+    )
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from kdaug.doctor import examine
+
+    for line in examine():
+        print(line)
+    return 0

@@ -1,0 +1,187 @@
+"""`kdaug run`, `estimate` and `check`: what takes a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdaug.cli.command import add, folder, say
+from kdaug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdaug.recipe import Recipe
+    from kdaug.recipes import RecipeFile
+    from kdaug.teacher import Teacher
+
+ROLES = ("teacher", "student", "judge")
+
+
+def _recipe_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", help="a built-in name (self-instruct, evol-instruct, feedback, …) or a YAML file")
+    sub.add_argument("--seeds", metavar="PATH", help="JSONL, JSON, CSV, Parquet, YAML, a run, or a Hub dataset")
+    sub.add_argument("--target", type=int, metavar="N", help="records that the last stage is to keep")
+    sub.add_argument(
+        "--holdout", type=float, metavar="SHARE", help="share of the seeds for the test split, such as 0.1"
+    )
+    sub.add_argument(
+        "--templates", type=Path, metavar="DIR", help="your own templates; they go before the shipped ones"
+    )
+    sub.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field: rouge.threshold=0.8")
+    sub.add_argument("--price", action="append", default=[], metavar="MODEL=IN,OUT", help="USD per million tokens")
+    for role in ROLES:
+        sub.add_argument(f"--{role}", metavar="KIND:MODEL", help=f"the {role}, such as openai:gpt-x?concurrency=64")
+
+
+def _seconds(text: str) -> float:
+    number, unit = text.rstrip("smh"), text[len(text.rstrip("smh")) :]
+    try:
+        return float(number) * {"": 1, "s": 1, "m": 60, "h": 3600}[unit]
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 30m or 2h") from None
+
+
+def add_run(commands: Any) -> None:
+    sub = add(
+        commands,
+        "run",
+        _run,
+        "Run a recipe, or go on with the run in --out.",
+        "kdaug run self-instruct --seeds seeds.jsonl --target 1000 --teacher 'vllm:Qwen/Qwen3-32B' --out runs/alpaca",
+    )
+    _recipe_options(sub)
+    sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run folder")
+    sub.add_argument("--max-jobs", type=int, metavar="N", help="draws from the source at most")
+    sub.add_argument("--max-cost", type=float, metavar="USD", help="spend at most this, resumed parts together")
+    sub.add_argument("--max-tokens", type=int, metavar="N", help="prompt and completion tokens at most")
+    sub.add_argument("--max-calls", type=int, metavar="N", help="requests at most, repeated ones too")
+    sub.add_argument("--max-time", type=_seconds, metavar="2h", help="no new call after 90s, 30m, 2h")
+    sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
+    sub.add_argument("--redo-failed", action="store_true", help="try what failed at a teacher again, at the end")
+    sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
+
+
+def _run(given: argparse.Namespace) -> int:
+    from kdaug.progress import Log
+    from kdaug.running import execute
+    from kdaug.show import Story
+
+    recipe, teachers = _recipe(given)
+    command = "kdaug " + shlex.join(sys.argv[1:])
+    log = Log(quiet=given.quiet)
+    outcome = execute(recipe, given.out, teachers, log=log, command=command, redo_failed=given.redo_failed)
+    if outcome.error is not None:
+        say(f"kdaug: {outcome.error}")
+    if given.preview:
+        story = Story(given.out)
+        for found in story.newest(given.preview):
+            print("\n".join(story.tell(found.record.id)))
+        print("\n".join(story.funnel()))
+        return 0 if outcome.error is None else outcome.exit_code
+    if not given.quiet:
+        folder = given.out / "dataset"
+        print(f"dataset: {folder}" if outcome.facts["kept"] else f"no record was kept: see kdaug show {given.out}")
+    return outcome.exit_code
+
+
+def _recipe(given: argparse.Namespace) -> tuple[Recipe, dict[str, Teacher]]:
+    """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier."""
+    from kdaug import prompts, recipes
+    from kdaug.prices import parse_price
+    from kdaug.read import read
+
+    file = recipes.load(given.recipe)
+    for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
+        if (value := getattr(given, name, None)) is not None:
+            file.put(name, value)
+    for model, price in map(parse_price, given.price):
+        file.values.setdefault("prices", {})[model] = {"input": price.input, "output": price.output}
+    jobs = [n for name in ("preview", "max_jobs") if (n := getattr(given, name, None)) is not None]
+    if jobs:
+        file.put("max_jobs", min(jobs))
+    for assignment in given.set:
+        file.set(assignment)
+    written = given.seeds or file.values.get("seeds")
+    if written is None:
+        raise ConfigError(f"{file.where}: no seeds: give them with --seeds PATH (JSONL, one task a line)")
+    if not isinstance(written, str):
+        raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
+    shipped = prompts.shipped() / "seeds" / str(written)
+    beside = Path(file.where).parent / str(written)
+    seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
+    seeds = read(seeds_from)
+    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=given.templates)
+    return recipe, _teachers(given, file, recipe)
+
+
+def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe) -> dict[str, Teacher]:
+    """One teacher a role; equal specs share one, so that a model is loaded once. None named: the embedded model."""
+    from kdaug import recipes
+    from kdaug.recipe import roles_of
+
+    roles, asked = file.values.get("roles") or {}, roles_of(recipe)
+    if not isinstance(roles, dict):
+        raise file.error("expected a mapping from role to teacher", "roles")
+    specs: dict[str, str] = {}
+    for role, spec in roles.items():
+        if role not in ROLES and role not in asked:
+            raise file.error(recipes.unknown("role", str(role), sorted({*ROLES, *asked})), "roles", str(role))
+        if not isinstance(spec, str):
+            raise file.error(f"expected a teacher such as openai:MODEL, found {spec!r}", "roles", str(role))
+        specs[role] = spec
+    specs |= {role: spec for role in ROLES if (spec := getattr(given, role, None)) is not None}
+    specs.setdefault("teacher", "local")
+    made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
+    return {role: made[spec] for role, spec in specs.items()}
+
+
+def add_estimate(commands: Any) -> None:
+    sub = add(
+        commands,
+        "estimate",
+        _estimate,
+        "Run a recipe's first jobs, and say what calls, tokens, money and time all of it will take.",
+        "kdaug estimate self-instruct --seeds seeds.jsonl --target 1000 --teacher openai:gpt-4.1-mini --out runs/x",
+    )
+    _recipe_options(sub)
+    sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run's folder: it keeps the sample")
+    sub.add_argument("--sample", type=int, default=8, metavar="N", help="how many jobs to run (8)")
+
+
+def _estimate(given: argparse.Namespace) -> int:
+    from kdaug.estimate import estimate
+    from kdaug.progress import Log
+
+    recipe, teachers = _recipe(given)
+    command = "kdaug " + shlex.join(sys.argv[1:])
+    for line in estimate(recipe, given.out, teachers, jobs=given.sample, command=command, log=Log(quiet=True)):
+        print(line)
+    return 0
+
+
+def add_check(commands: Any) -> None:
+    sub = add(
+        commands,
+        "check",
+        _check,
+        "Validate a recipe and run two jobs of it on a scripted teacher: nothing is paid.",
+        "kdaug check recipe.yaml --seeds seeds.jsonl",
+    )
+    _recipe_options(sub)
+
+
+def _check(given: argparse.Namespace) -> int:
+    from kdaug.check import check
+
+    for role in ROLES:
+        if (spec := getattr(given, role)) is not None:
+            from kdaug import recipes
+
+            recipes.teacher(spec)
+    named = argparse.Namespace(**{**vars(given), "teacher": "fake", "student": "fake", "judge": "fake"})
+    recipe, _ = _recipe(named)
+    for line in check(recipe):
+        print(line)
+    return 0
