@@ -198,11 +198,11 @@ def over_http(teacher: OpenAI, number: int) -> list[Completion | BaseException]:
 def test_a_server_that_counts_requests_and_tokens_has_nothing_to_refuse() -> None:
     with FakeOpenAI(rps=100, latency_ms=20) as server:
         time.sleep(1.0)  # its bucket fills
-        results = over_http(OpenAI("m", base_url=server.url, rpm=90 * 60), 250)
+        results = over_http(OpenAI("m", base_url=server.url, rpm=80 * 60), 250)
         assert all(isinstance(r, Completion) for r in results)
         assert server.stats()["outcomes"] == {"ok": 250}
     with FakeOpenAI(tps=10_000, latency_ms=20) as server:  # about 150 tokens a call
-        results = over_http(OpenAI("m", base_url=server.url, tpm=9_000 * 60), 150)
+        results = over_http(OpenAI("m", base_url=server.url, tpm=8_000 * 60), 150)
         assert all(isinstance(r, Completion) for r in results)
         assert server.stats()["outcomes"] == {"ok": 150}
 
