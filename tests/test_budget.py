@@ -61,6 +61,7 @@ def facts(out: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_cap_on_the_cost_holds_while_calls_fail_and_is_used_up(
     server: FakeOpenAI, prompts: Path, tmp_path: Path
 ) -> None:

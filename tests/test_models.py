@@ -149,9 +149,6 @@ print(find_model().path)
 """
 
 
-pytestmark = pytest.mark.xdist_group("models")  # one is converted once
-
-
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
     """The embedded model, asked for by two processes at once: (its folder, what they printed, what they logged)."""

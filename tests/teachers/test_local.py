@@ -47,9 +47,6 @@ def run(what: Coroutine[Any, Any, T]) -> T:
     return RUNNER.run(what)
 
 
-pytestmark = pytest.mark.xdist_group("local")  # its model is loaded once
-
-
 @pytest.fixture(scope="module", autouse=True)
 def the_loop_ends() -> Iterator[None]:
     yield

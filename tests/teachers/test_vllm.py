@@ -27,9 +27,6 @@ T = TypeVar("T")
 RUNNER = asyncio.Runner()  # one event loop for the whole file, as a teacher has one for its life
 
 
-pytestmark = pytest.mark.xdist_group("vllm")  # its model is loaded once
-
-
 def run(what: Coroutine[Any, Any, T]) -> T:
     return RUNNER.run(what)
 

@@ -27,7 +27,7 @@ from kdaug.teacher import Request, Sampling, TokenLogprobs
 from kdaug.teachers.local import Local
 from kdaug.teachers.openai import OpenAI
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("vllm serve")]  # its server is started once
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
