@@ -1,7 +1,6 @@
 """The public names and where they live: for type checkers, and read by __init__.py, so that there is one list."""
 
 from kdaug.dataset import Dataset as Dataset
-from kdaug.engine import Stage as Stage
 from kdaug.errors import ConfigError as ConfigError
 from kdaug.errors import KdaugError as KdaugError
 from kdaug.errors import ParseError as ParseError
@@ -37,6 +36,7 @@ from kdaug.running import arun as arun
 from kdaug.running import run as run
 from kdaug.source import Each as Each
 from kdaug.source import GrowingPool as GrowingPool
+from kdaug.stage import Stage as Stage
 from kdaug.teacher import Completion as Completion
 from kdaug.teacher import Request as Request
 from kdaug.teacher import Sampling as Sampling

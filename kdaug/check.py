@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from kdaug.engine import Stage
 from kdaug.progress import Log, reasons
 from kdaug.recipe import Recipe, parts, roles_of
 from kdaug.running import execute
+from kdaug.stage import Stage
 from kdaug.teachers.fake import Fake
 
 JOBS = 2

@@ -11,138 +11,27 @@ replies for works as ever, and is answered from them.
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 from kdaug.budget import Budget
-from kdaug.calls import Calls, CallStats, Closing, Replies, Scope
-from kdaug.errors import (
-    BudgetExceeded,
-    KdaugError,
-    ParseError,
-    TeacherError,
-    TeacherUnavailable,
-    Unrecorded,
-    shorten,
-)
-from kdaug.gate import Gate, Prepared
-from kdaug.generator import Generator
+from kdaug.calls import Calls
+from kdaug.errors import TeacherUnavailable, Unrecorded
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
-from kdaug.record import Discarded, Drop, Record
+from kdaug.record import Drop, Record
 from kdaug.source import Source
-from kdaug.teacher import Teacher, holds_back
+from kdaug.stage import FAILURE_WINDOW, WINDOW_PER_SLOT, Ending, Job, Line, Stage, StageStats, Stats, Worked
+from kdaug.teacher import Teacher
+from kdaug.work import Work, derived_seed
 
 TARGET_REACHED = "target:reached"  # the reason of what a job made beyond the target
-FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
 BARREN = 200  # live jobs in a row that keep nothing: where 1 in 50 keeps some, that comes once in 57 times by chance
-WINDOW_PER_SLOT = (
-    8  # simulated: 8 x the teacher's slots lose nothing to in-order commits where max_tokens caps the tail
-)
-
-GROWING_WINDOW_PER_SLOT = 2  # a wider one would draw from a stale pool
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A generator and the gates behind it. `window`: jobs at work at a time (None: from the teachers' concurrency).
-
-    All `prepare` of a stage run before any `decide`, so a gate that costs money belongs in a later stage than one that
-    drops for free: `Stage(Pass(), [Judge()])`.
-    """
-
-    generator: Generator
-    gates: Sequence[Gate] = ()
-    window: int | None = None
-
-
-@dataclass(frozen=True)
-class Ending:
-    """`by`: source, target, interrupted, failed, barren, or the cap that was reached (max_jobs, max_cost, …).
-    `why`: what else there is to say."""
-
-    by: str
-    error: BaseException | None = None
-    why: str = ""
-
-
-@dataclass
-class StageStats:
-    name: str
-    jobs: int = 0
-    kept: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-    live: int = 0  # jobs at work now
-
-
-@dataclass
-class Stats:
-    """What a run did so far; the progress display reads it."""
-
-    stages: list[StageStats]
-    calls: CallStats
-    target: int | None = None
-    budget: Budget | None = None
-    teachers: Mapping[str, Teacher] = field(default_factory=dict)
-
-
-@dataclass
-class _Job:
-    """`redoes`: the drop of an earlier job that this one tries again; `made`: what that job had made, where the failure
-    only kept it from its gates: then the generator is not asked."""
-
-    number: int
-    parents: tuple[Record, ...]
-    redoes: Drop | None = None
-    made: Record | None = None
-    outcome: asyncio.Task[_Outcome | None] | None = None
-    decided: Commit | None = None
-    replies: Replies = field(default_factory=dict)
-    unrecorded: Unrecorded | None = None
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What a job's concurrent half ends with: a child is ready for its gates, or already a drop."""
-
-    children: list[tuple[Record, list[Prepared]] | Dropped]
-    teacher_failed: bool = False
-
-
-@dataclass
-class _Line:
-    """A stage at work."""
-
-    index: int
-    stage: Stage
-    gates: list[Gate]
-    window: int
-    stats: StageStats
-    decided: Iterator[Commit]
-    committed: int
-    asked: int
-    redone: dict[int, Failed]
-    failed: list[Failed] = field(default_factory=list)
-    drawn: int = 0  # from the source, or the stage above
-    started: int = 0
-    barren: int = 0
-    ended: bool = False
-    planned: bool = False
-    jobs: asyncio.Queue[_Job | None] = field(default_factory=asyncio.Queue)
-    returned: asyncio.Queue[list[Record]] = field(default_factory=asyncio.Queue)
-    kept: asyncio.Queue[Record | None] = field(default_factory=asyncio.Queue)
-    failures: deque[bool] = field(default_factory=lambda: deque(maxlen=FAILURE_WINDOW))
-
-    @property
-    def remembering(self) -> list[Gate]:
-        return [g for g in self.gates if type(g).remember is not Gate.remember]
 
 
 class Engine:
-    """One run of stages over a source. `teachers` by role; `windows` one a stage (see `resolve_windows`)."""
+    """One run of stages over a source. `teachers` by role; `windows` one a stage (see `stage.resolve_windows`)."""
 
     def __init__(
         self,
@@ -169,6 +58,7 @@ class Engine:
         self._over = asyncio.Event()
         self._draws = Random()
         self._calls = Calls(teachers, journal, state, self._over, budget, say)
+        self._work = Work(self._calls, seed, self.halt)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
         self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget, teachers)
         self._lines = [self._line(i, stage, windows[i], source.seeds) for i, stage in enumerate(stages)]
@@ -223,14 +113,14 @@ class Engine:
 
     # -- one stage -------------------------------------------------------------------------------------------------
 
-    def _line(self, index: int, stage: Stage, window: int, seeds: Sequence[Record]) -> _Line:
+    def _line(self, index: int, stage: Stage, window: int, seeds: Sequence[Record]) -> Line:
         gates = [gate.start(seeds) for gate in stage.gates]
         journal = self._journal
         decided, committed, asked = journal.commits(index), journal.committed(index), journal.asked(index)
         redone = journal.redone(index)
-        return _Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked, redone)
+        return Line(index, stage, gates, window, self.stats.stages[index], decided, committed, asked, redone)
 
-    async def _feed(self, line: _Line) -> None:
+    async def _feed(self, line: Line) -> None:
         number = 0
         while True:
             if number >= line.window:
@@ -251,13 +141,13 @@ class Engine:
             number += 1
         line.jobs.put_nowait(None)
 
-    def _ahead(self, line: _Line) -> bool:
+    def _ahead(self, line: Line) -> bool:
         """Whether the next stage has all that it can use by now."""
         if line is self._lines[-1]:
             return False
         return line.kept.qsize() >= max(1, self._lines[line.index + 1].window // WINDOW_PER_SLOT)
 
-    def _enough(self, line: _Line) -> bool:
+    def _enough(self, line: Line) -> bool:
         """Whether what is at work will meet the target, if as much of it is kept as before: more would be paid for in
         vain."""
         if self._target is None:
@@ -269,7 +159,7 @@ class Engine:
             records = jobs - (self._lines[below.index - 1].stats.kept - below.started)  # those that wait for it
         return jobs <= 0
 
-    async def _draw(self, line: _Line, number: int) -> _Job | None:
+    async def _draw(self, line: Line, number: int) -> Job | None:
         if (failed := line.redone.get(number)) is not None:
             return self._again(line, number, failed)
         if line.ended:
@@ -279,14 +169,16 @@ class Engine:
             self._moved.set()
             parents: tuple[Record, ...] | None = None if record is None else (record,)
         else:
-            parents = self._source.draw(self._draw_rng(number))
+            # One generator for all draws, seeded anew for each: a fresh one would cost a replay a fifth of its time.
+            self._draws.seed(derived_seed(self._seed, "draw", number))
+            parents = self._source.draw(self._draws)
             if self._max_jobs is not None and line.drawn >= self._max_jobs:
                 self._capped, parents = parents is not None, None
         line.ended = parents is None
         line.drawn += 1
-        return None if parents is None else _Job(number, parents)
+        return None if parents is None else Job(number, parents)
 
-    async def _plan_redoing(self, line: _Line, number: int) -> None:
+    async def _plan_redoing(self, line: Line, number: int) -> None:
         """At the end of a stage, once: what failed at a teacher is to be tried again, as jobs from `number` on."""
         line.planned = True
         # Of `number` jobs, the one that gave its place to the next has been heard of: these are all that are open.
@@ -298,20 +190,20 @@ class Engine:
             line.redone |= dict(enumerate(again, number))
             await self._journal.set_redone(line.index, line.redone)
 
-    def _again(self, line: _Line, number: int, failed: Failed) -> _Job:
+    def _again(self, line: Line, number: int, failed: Failed) -> Job:
         commit = self._journal.commit(line.index, failed.job)
         row = next(d for d in commit.dropped if d.child == failed.child)
         assert row.record is not None
-        return _Job(number, (row.record,), row.drop, row.record if "gate" in row.drop.detail else None)
+        return Job(number, (row.record,), row.drop, row.record if "gate" in row.drop.detail else None)
 
-    def _recollect(self, line: _Line, job: _Job) -> None:
+    def _recollect(self, line: Line, job: Job) -> None:
         """What an earlier process decided of the job."""
         if job.number < line.committed:
             decided = next(line.decided)
             if not self._reopened(decided):
                 job.decided = decided
 
-    def _start(self, line: _Line, job: _Job) -> _Job:
+    def _start(self, line: Line, job: Job) -> Job:
         number = job.number
         line.started += 1
         if job.decided is None or (line.remembering and job.decided.kept):
@@ -327,7 +219,7 @@ class Engine:
             d.drop.reason == TARGET_REACHED and d.drop.detail.get("target") != self._target for d in commit.dropped
         )
 
-    async def _settle(self, line: _Line) -> None:
+    async def _settle(self, line: Line) -> None:
         last = line is self._lines[-1]
         while (job := await line.jobs.get()) is not None:
             # Shielded: the end of a run may cancel this hand, but not the job that it waits for.
@@ -363,7 +255,7 @@ class Engine:
         else:
             self.halt("max_jobs" if self._capped else "source")
 
-    def _decide(self, line: _Line, outcome: _Outcome, last: bool) -> Commit:
+    def _decide(self, line: Line, outcome: Worked, last: bool) -> Commit:
         kept: list[Kept] = []
         dropped: list[Dropped] = []
         room = self._room(line, last)
@@ -385,11 +277,11 @@ class Engine:
             kept.append(Kept(place, final))
         return Commit(tuple(kept), tuple(dropped))
 
-    def _room(self, line: _Line, last: bool) -> int | None:
+    def _room(self, line: Line, last: bool) -> int | None:
         """How many more the target lets the last stage keep."""
         return self._target - line.stats.kept if last and self._target is not None else None
 
-    def _recall(self, line: _Line, commit: Commit, outcome: _Outcome | None, last: bool) -> Commit:
+    def _recall(self, line: Line, commit: Commit, outcome: Worked | None, last: bool) -> Commit:
         """A job decided before: the gates that remember hear of what it kept."""
         if outcome is not None:
             for child in outcome.children:
@@ -399,7 +291,7 @@ class Engine:
         room = self._room(line, last)
         return commit if room is None else replace(commit, kept=commit.kept[:room])
 
-    def _count(self, line: _Line, job: _Job, commit: Commit) -> None:
+    def _count(self, line: Line, job: Job, commit: Commit) -> None:
         line.stats.jobs += 1
         line.stats.kept += len(commit.kept)
         line.stats.dropped.update(d.drop.reason for d in commit.dropped)
@@ -409,7 +301,7 @@ class Engine:
             failures = (d for d in commit.dropped if d.drop.reason.startswith("teacher:") and d.record is not None)
             line.failed += (Failed(job.number, d.child) for d in failures)
 
-    def _watch(self, line: _Line, outcome: _Outcome, commit: Commit) -> None:
+    def _watch(self, line: Line, outcome: Worked, commit: Commit) -> None:
         """Stops the run when too many of the last live jobs ended in a TeacherError: then it is not the records; and a
         growing pool, which has no end of its own, when none of them kept anything."""
         line.barren = 0 if commit.kept else line.barren + 1
@@ -426,113 +318,6 @@ class Engine:
             self.halt(
                 "failed", TeacherUnavailable(f"{message} (mend it and run the same command: it goes on from here)")
             )
-
-    # -- one job ---------------------------------------------------------------------------------------------------
-
-    async def _work(self, line: _Line, job: _Job) -> _Outcome | None:
-        """The concurrent half of a job; None when the run ends before it is done."""
-        try:
-            with self._calls.lull.at_work(line.index, job.number):
-                if job.decided is not None:
-                    return await self._prepare_again(line, job, job.decided)
-                made, failed = await self._generate(line, job)
-                one_by_one = (self._prepare(line, job, place, child) for place, child in enumerate(made))
-                if len(made) > 1 and line.gates:
-                    return _Outcome(list(await asyncio.gather(*one_by_one)), failed)
-                return _Outcome([await child for child in one_by_one], failed)
-        except Closing:
-            return None
-        except BudgetExceeded as e:
-            self.halt(e.cap)
-            return None
-        except Unrecorded as e:  # a replay works ahead of where the run ended: it matters only if it comes to this job
-            job.unrecorded = e
-            if job.decided is not None:
-                self.halt("failed", e)
-            return None
-        except KdaugError as e:
-            self.halt("failed", e)
-            return None
-
-    async def _generate(self, line: _Line, job: _Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
-        if job.made is not None:
-            return [job.made], False
-        try:
-            rng = self._rng(line.index, job.number)
-            return await line.stage.generator(job.parents, self._scope(line, job), rng), False
-        except ParseError as e:
-            drop, failed = Drop(e.reason, {"reply": shorten(e.text, 1000)}), False
-        except TeacherError as e:
-            if e.fatal:
-                raise
-            drop, failed = Drop(e.reason, {"error": str(e)}), True
-        return [Dropped(0, job.parents[0] if len(job.parents) == 1 else None, drop)], failed
-
-    async def _prepare(
-        self, line: _Line, job: _Job, place: int, child: Record | Discarded | Dropped
-    ) -> tuple[Record, list[Prepared]] | Dropped:
-        if isinstance(child, Dropped):
-            return child
-        if isinstance(child, Discarded):
-            return Dropped(place, child.record, child.drop)
-        record, prepared = child, []
-        try:
-            for number, gate in enumerate(line.gates):
-                ready = await gate.prepare(record, self._scope(line, job, f"{place}.{number}.{gate.name}"))
-                prepared.append(ready)
-                record = ready.record
-        except ParseError as e:
-            return Dropped(place, record, Drop(e.reason, {"reply": shorten(e.text, 1000)}))
-        except TeacherError as e:
-            if e.fatal:
-                raise
-            return Dropped(place, record, Drop(e.reason, {"gate": line.gates[len(prepared)].name, "error": str(e)}))
-        return child, prepared
-
-    async def _prepare_again(self, line: _Line, job: _Job, commit: Commit) -> _Outcome:
-        """What the remembering gates need of the records that this job kept."""
-
-        async def again(kept: Kept) -> tuple[Record, list[Prepared]]:
-            named = [(g, f"{kept.child}.{n}.{g.name}") for n, g in enumerate(line.gates) if g in line.remembering]
-            return kept.record, [await g.recall(kept.record, self._scope(line, job, name)) for g, name in named]
-
-        return _Outcome(list(await asyncio.gather(*map(again, commit.kept))))
-
-    def _scope(self, line: _Line, job: _Job, name: str = "") -> Scope:
-        return Scope(self._calls, line.index, job.number, job.replies, name)
-
-    def _rng(self, *path: object) -> Random:
-        return Random(self._derived_seed(*path))
-
-    def _draw_rng(self, number: int) -> Random:
-        """One for all draws, seeded anew for each: a fresh one would cost a replay a fifth of its time."""
-        self._draws.seed(self._derived_seed("draw", number))
-        return self._draws
-
-    def _derived_seed(self, *path: object) -> int:
-        # A hash of our own: seeding Random with text costs twice the time.
-        return int.from_bytes(blake2b(f"{self._seed}/{path}".encode(), digest_size=8).digest())
-
-
-def resolve_windows(
-    source: Source, stages: Sequence[Stage], teachers: Mapping[str, Teacher], target: int | None
-) -> list[int]:
-    """How many jobs each stage works on at a time. The draws of a growing pool depend on it, so a run keeps its own."""
-    slots = max((t.concurrency for t in teachers.values()), default=1)
-    windows = [max((_window(t, target) for t in teachers.values()), default=WINDOW_PER_SLOT)] * len(stages)
-    if source.grows:
-        # A pool that grew to its target in one window would never show a grown demonstration. A job proposes about
-        # 8 tasks, so this gives the pool four generations at least.
-        windows[0] = min(GROWING_WINDOW_PER_SLOT * slots, max(1, target // 32) if target else slots)
-    return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
-
-
-def _window(teacher: Teacher, target: int | None) -> int:
-    """Enough for the teacher. The replies of a batch come all at once, so nothing is gained by more than a batch; and
-    what a batch holds beyond the target is paid for in vain."""
-    if holds_back(teacher):
-        return min(teacher.concurrency, target or teacher.concurrency)
-    return WINDOW_PER_SLOT * teacher.concurrency
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

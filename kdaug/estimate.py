@@ -15,11 +15,12 @@ from pathlib import Path
 from random import Random
 
 from kdaug.errors import ConfigError
-from kdaug.journal import JobUse, Journal
+from kdaug.journal import Journal
 from kdaug.prices import Price, dollars, prices_of
 from kdaug.progress import Log, duration
 from kdaug.recipe import Recipe
 from kdaug.running import execute
+from kdaug.tallies import JobUse, job_uses
 from kdaug.teacher import Teacher
 
 RESAMPLES = 1000
@@ -71,7 +72,7 @@ def estimate(
     paces = {t.name: Pace(prices[t.name], timed.get(t.name), t.concurrency) for t in teachers.values()}
     journal = Journal.read_only(out)
     try:
-        sample = [journal.job_uses(stage) for stage in range(len(recipe.stages))]
+        sample = [job_uses(journal, stage) for stage in range(len(recipe.stages))]
     finally:
         journal.close()
     whole = extrapolate(recipe, sample, paces)

@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import kdaug
 from kdaug.calls import CallStats
-from kdaug.engine import Ending
 from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
+from kdaug.stage import Ending
+from kdaug.tallies import failures, fits, tally, usage
 from kdaug.teacher import Teacher
 
 Facts: TypeAlias = dict[str, Any]  # plain JSON
@@ -68,7 +69,7 @@ class Teller:
         """From the journal, not from this process: a replay may end before it has met all that was decided once."""
         stages = [self._stage(journal, index) for index in range(len(self.recipe.stages))]
         kept = min(stages[-1]["kept"], self.recipe.target or stages[-1]["kept"])
-        bill = Bill(journal.usage(), self.prices, kept)
+        bill = Bill(usage(journal), self.prices, kept)
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
@@ -78,9 +79,9 @@ class Teller:
             "kept": kept,
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
-            "failures": journal.failures(),
+            "failures": failures(journal),
             "fatal": dict(calls.fatal),
-            "forms": journal.fits(),
+            "forms": fits(journal),
         }
 
     def last_lines(self, facts: Facts, ending: Ending) -> Iterator[str]:
@@ -97,7 +98,7 @@ class Teller:
             yield f"  resume: {self.command}"
 
     def _stage(self, journal: Journal, index: int) -> Facts:
-        jobs, kept, dropped = journal.tally(index)
+        jobs, kept, dropped = tally(journal, index)
         return {"name": stage_name(self.recipe, index), "jobs": jobs, "kept": kept, "dropped": dropped}
 
     def _spent(self, bill: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from kdaug.errors import ConfigError
-from kdaug.journal import Used
+from kdaug.tallies import Used
 from kdaug.teacher import Teacher
 
 UNBILLED = ("local", "vllm", "serve", "fake")  # kinds of teacher that send no bill: your own machine, a script

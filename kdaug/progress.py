@@ -18,7 +18,7 @@ from kdaug.teacher import Reporting
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdaug.engine import Stats
+    from kdaug.stage import Stats
 
 REFRESH = 0.25  # seconds between two pictures on a terminal
 PLAIN_EVERY = 10.0  # seconds between two plain lines

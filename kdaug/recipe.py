@@ -12,7 +12,6 @@ from typing import Any
 
 from kdaug import prompts
 from kdaug.budget import Caps
-from kdaug.engine import Stage
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
@@ -20,6 +19,7 @@ from kdaug.prices import Price
 from kdaug.record import Record
 from kdaug.seeds import ids_of
 from kdaug.source import Source
+from kdaug.stage import Stage
 from kdaug.teacher import Sampling, Teacher
 
 

@@ -18,12 +18,12 @@ from urllib.parse import parse_qsl
 import yaml
 
 from kdaug import prompts
-from kdaug.engine import Stage
 from kdaug.errors import ConfigError
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.record import Record
 from kdaug.source import Each, GrowingPool, Source
+from kdaug.stage import Stage
 from kdaug.teacher import Teacher
 
 # Parts by their short names. A new method adds one line here; `package.module:Class` and the entry-point group

@@ -18,7 +18,7 @@ from kdaug import prompts
 from kdaug.budget import Budget
 from kdaug.dataset import Dataset, write_dataset, write_dropped
 from kdaug.dataset import Dropped as DroppedRow
-from kdaug.engine import Ending, Engine, resolve_windows
+from kdaug.engine import Engine
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.facts import Teller, stage_name
 from kdaug.journal import Failed, Journal
@@ -27,6 +27,7 @@ from kdaug.recipe import Recipe, check_roles, differences, roles_of
 from kdaug.record import Json, Record
 from kdaug.seeds import Seeds, ids_of, packed_of
 from kdaug.source import hold_out
+from kdaug.stage import Ending, resolve_windows
 from kdaug.teacher import Teacher
 
 

@@ -12,6 +12,7 @@ from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
 from kdaug.prices import Bill, Price, dollars
 from kdaug.record import Drop, Message, Record, text_of
+from kdaug.tallies import fits, tally, usage
 from kdaug.teacher import Completion
 
 
@@ -55,20 +56,20 @@ class Story:
         )
         for index, stage in enumerate(facts["stages"]):
             # From the journal: run.json is only as new as the last time that the run ended.
-            jobs, kept, dropped = self._journal.tally(index)
+            jobs, kept, dropped = tally(self._journal, index)
             yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
-        bill = Bill(self._journal.usage(), _prices(facts), min(kept, recipe["target"] or kept))
+        bill = Bill(usage(self._journal), _prices(facts), min(kept, recipe["target"] or kept))
         for teacher, used in bill.by_teacher().items():
             failed = f" ({used['failed']} failed)" if used["failed"] else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
             yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
         if bill.cost:
             yield f"cost: {dollars(bill.cost)}, {dollars(bill.per_kept)} a kept record"
-        for teacher, fits in self._journal.fits().items():
-            counts = ", ".join(f"{count:,} {outcome}" for outcome, count in fits.items())
-            yield f"{teacher}: of {sum(fits.values()):,} replies to a schema {counts}"
+        for teacher, forms in fits(self._journal).items():
+            counts = ", ".join(f"{count:,} {outcome}" for outcome, count in forms.items())
+            yield f"{teacher}: of {sum(forms.values()):,} replies to a schema {counts}"
         for kind, splits in facts.get("splits", {}).items():
             yield f"dataset: {kind}: " + ", ".join(f"{count} {split}" for split, count in splits.items())
 

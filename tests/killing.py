@@ -18,6 +18,7 @@ from servers.run import FakeBatches, FakeOpenAI
 
 from kdaug.errors import KdaugError
 from kdaug.journal import Journal
+from kdaug.tallies import usage
 from kdaug.teacher import Completion
 
 KDAUG = (sys.executable, "-m", "kdaug")
@@ -160,6 +161,6 @@ def journalled(out: Path) -> int:
     except KdaugError:
         return 0
     try:
-        return sum(used.calls for used in journal.usage())
+        return sum(used.calls for used in usage(journal))
     finally:
         journal.close()

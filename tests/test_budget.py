@@ -242,7 +242,7 @@ def test_no_prompt_has_more_tokens_than_its_worst_case() -> None:
 
 
 def test_a_bill_with_an_unknown_price_is_unknown() -> None:
-    from kdaug.journal import Used
+    from kdaug.tallies import Used
 
     used = [Used(0, "openai:m", 2, 0, 1000, 100, 0, 0), Used(1, "local:x", 1, 0, 10, 10, 0, 0)]
     known = Bill(used, {"openai:m": PRICE, "local:x": Price(0, 0)}, kept=2)

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from kdaug.engine import BARREN, Stage
+from kdaug.engine import BARREN
 from kdaug.errors import RateLimited
 from kdaug.generators.respond import Respond
 from kdaug.generators.self_instruct import SelfInstruct
@@ -18,6 +18,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each, GrowingPool
+from kdaug.stage import Stage
 from kdaug.teacher import Request, Teacher
 from kdaug.teachers.fake import Fake
 from kdaug.teachers.limit import Limit

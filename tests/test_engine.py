@@ -14,7 +14,6 @@ from typing import ClassVar
 
 import pytest
 
-from kdaug.engine import Stage
 from kdaug.errors import AccessDenied, BadRequest, ConfigError, ParseError, TeacherError, TeacherUnavailable
 from kdaug.gate import Drop, Gate, Prepared
 from kdaug.generator import Generate
@@ -24,6 +23,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Discarded, Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each, GrowingPool
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.fake import Fake
 

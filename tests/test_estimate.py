@@ -12,14 +12,14 @@ import pytest
 from servers.run import FakeOpenAI
 
 from kdaug.cli import main
-from kdaug.engine import Stage
 from kdaug.estimate import Pace, extrapolate
 from kdaug.generators.respond import Respond
-from kdaug.journal import Asked, JobUse
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.record import Record, user
 from kdaug.source import Each, GrowingPool
+from kdaug.stage import Stage
+from kdaug.tallies import Asked, JobUse
 
 SEEDS = [Record(prompt=user(f"Question {i}.")) for i in range(100)]
 PACES = {"m": Pace(Price(1.0, 10.0), 2.0, 4)}

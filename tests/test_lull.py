@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import pytest
 
 from kdaug.calls import Closing
-from kdaug.engine import Stage
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generate
 from kdaug.generators.respond import Respond
@@ -22,6 +21,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request, Teacher, Usage
 from kdaug.teachers.fake import Fake
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kdaug.calls import CallStats
-from kdaug.engine import StageStats, Stats
 from kdaug.progress import _View
+from kdaug.stage import StageStats, Stats
 from kdaug.teachers.fake import Fake
 
 

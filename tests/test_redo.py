@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from killing import data_of
 
-from kdaug.engine import Stage
 from kdaug.errors import BadRequest, TeacherUnavailable
 from kdaug.gates.judge import Judge
 from kdaug.generators.respond import Respond
@@ -17,6 +17,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, text_of, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Request
 from kdaug.teachers.fake import Fake
 
@@ -87,6 +88,10 @@ def test_what_fails_again_is_tried_again_the_next_time(tmp_path: Path) -> None:
     second = go(tmp_path / "run", sick, redo=True)
     assert numbers(second) == numbers(first)
     assert second.facts["failures"]["bad_request"] == 2 * first.facts["failures"]["bad_request"]
+    # Two calls each, but one drop: it is the same record.
+    assert second.facts["stages"][0]["dropped"] == first.facts["stages"][0]["dropped"]
+    rows = pq.read_table(tmp_path / "run" / "dropped.parquet").num_rows
+    assert rows == sum(second.facts["stages"][0]["dropped"].values())
     sick.cured = True
     assert sorted(numbers(go(tmp_path / "run", sick, redo=True))) == list(range(30))
 

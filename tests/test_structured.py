@@ -14,7 +14,6 @@ import pytest
 from pydantic import BaseModel
 from servers.run import FakeOpenAI
 
-from kdaug.engine import Stage
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.progress import Log
@@ -23,6 +22,7 @@ from kdaug.record import Message, Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.show import Story
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.structured import form_of
 from kdaug.teacher import Completion, Request, Schema, Teacher, as_schema
 from kdaug.teachers.fake import Fake

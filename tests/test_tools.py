@@ -13,7 +13,6 @@ import orjson
 import pytest
 from servers.run import FakeOpenAI
 
-from kdaug.engine import Stage
 from kdaug.errors import ParseError
 from kdaug.generator import Generate
 from kdaug.progress import Log
@@ -22,6 +21,7 @@ from kdaug.record import Json, Message, Record, ToolCall, user
 from kdaug.running import Outcome, execute
 from kdaug.show import Story
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request, Teacher
 from kdaug.teachers.fake import Fake
 from kdaug.teachers.openai import OpenAI

@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 
-from kdaug.engine import Stage
 from kdaug.errors import BadRequest, TeacherError, TeacherUnavailable
 from kdaug.gates.judge import Judge
 from kdaug.generators.evol_instruct import EvolInstruct
@@ -19,6 +18,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.fake import Fake
 

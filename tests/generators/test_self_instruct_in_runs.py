@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 
-from kdaug.engine import Stage
 from kdaug.errors import TeacherError, TeacherUnavailable
 from kdaug.gates.instructions import InstructionFilters
 from kdaug.gates.rouge import Rouge
@@ -23,6 +22,7 @@ from kdaug.read import read
 from kdaug.recipe import Recipe
 from kdaug.running import Outcome, execute
 from kdaug.source import GrowingPool
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.fake import Fake
 

@@ -14,7 +14,6 @@ import pytest
 
 from kdaug.calls import Closing
 from kdaug.chat import split_thought
-from kdaug.engine import Stage
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
 from kdaug.generators.respond import Respond
 from kdaug.models import find_model
@@ -23,6 +22,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, assistant, system, user
 from kdaug.running import execute
 from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request, Sampling, ScoringTeacher, TokenLogprobs
 from kdaug.teachers.decoding import Sampler, shared_prefix
 from kdaug.teachers.local import Local

@@ -13,7 +13,6 @@ import pytest
 from servers.run import FakeOpenAI
 
 from kdaug import recipes
-from kdaug.engine import Stage
 from kdaug.errors import ConfigError, TeacherError, Unrecorded
 from kdaug.gate import Drop, Gate, Prepared
 from kdaug.generator import Generate
@@ -22,6 +21,7 @@ from kdaug.recipe import Recipe
 from kdaug.record import Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each, GrowingPool
+from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request, Sampling, Teacher
 from kdaug.teachers.fake import Fake
 from kdaug.teachers.openai import OpenAI

@@ -1,0 +1,132 @@
+"""One SQLite file with one writer and group commit: whoever writes awaits the transaction that holds his row, and one
+transaction takes all rows that came while the one before it was on its way to the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kdaug.errors import ConfigError, JournalError
+
+Row: TypeAlias = tuple[str, tuple[object, ...]]  # a statement, and its values
+
+
+class Database:
+    """Opens `path` for one process at a time, or, without `write`, to look at it meanwhile.
+
+    `before` is called for each transaction, and returns what the writing thread does first: the files
+    that the rows speak of. Raises ConfigError when another process holds the database, JournalError when it cannot be
+    read or written.
+    """
+
+    def __init__(self, path: Path, schema: str, *, write: bool, before: Callable[[], Callable[[], None]]) -> None:
+        from filelock import FileLock, Timeout
+
+        self.path, self._before = path, before
+        self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self._broken: JournalError | None = None
+        self._lock = FileLock(path.with_name("run.lock"))
+        if write:
+            try:
+                self._lock.acquire(timeout=0)
+            except Timeout as e:
+                raise ConfigError(
+                    f"another run is writing to {path.parent}: wait for it, or choose another --out"
+                ) from e
+        elif not path.is_file():
+            raise ConfigError(f"{path.parent} is not a run folder: it has no {path.name}")
+        with self._guarded("open"):
+            address = str(path) if write else f"{path.absolute().as_uri()}?mode=ro"
+            self._reader = sqlite3.connect(address, uri=not write, check_same_thread=False)
+            self._writer = sqlite3.connect(address, uri=not write, check_same_thread=False, isolation_level=None)
+            if write:
+                self._writer.execute("PRAGMA journal_mode=WAL")
+                # FULL: a transaction is on the disk when it returns, even if the machine loses power next.
+                self._writer.execute("PRAGMA synchronous=FULL")
+                self._writer.executescript(schema)
+
+    def add(self, statement: str, *values: object) -> None:
+        """Returns at once; the row is written in its turn."""
+        self._add((statement, values), None)
+
+    async def write(self, statement: str, *values: object) -> None:
+        """Returns when the row is durable."""
+        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._add((statement, values), durable)
+        await durable
+
+    def write_now(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+        """One transaction, while no other is under way."""
+        with self._guarded("write"):
+            self._writer.execute("BEGIN")
+            self._writer.executemany(statement, rows)
+            self._writer.execute("COMMIT")
+
+    async def drained(self) -> None:
+        """Returns when all that was added so far is durable."""
+        while self._flusher is not None:
+            await asyncio.wait([self._flusher])
+        if self._broken is not None:
+            raise self._broken
+
+    def select(self, query: str, *values: object) -> list[Any]:
+        with self._guarded("read"):
+            return self._reader.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        for connection in (self._reader, self._writer):
+            connection.close()
+        self._lock.release()
+
+    def _add(self, row: Row, durable: asyncio.Future[None] | None) -> None:
+        if self._broken is not None:
+            raise self._broken
+        self._pending.append((row, durable))
+        if self._flusher is None:
+            self._flusher = asyncio.get_running_loop().create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Writes what is pending, transaction by transaction, and ends when nothing is."""
+        try:
+            while self._pending:
+                batch, self._pending = self._pending, []
+                await asyncio.to_thread(self._write, [row for row, _ in batch], self._before())
+                for _, durable in batch:
+                    if durable is not None and not durable.done():
+                        durable.set_result(None)
+        except JournalError as e:
+            self._broken = e
+            for _, durable in [*batch, *self._pending]:
+                if durable is not None and not durable.done():
+                    durable.set_exception(e)
+            self._pending.clear()
+        finally:
+            self._flusher = None
+
+    def _write(self, rows: list[Row], first: Callable[[], None]) -> None:
+        first()
+        with self._guarded("write"):
+            self._writer.execute("BEGIN IMMEDIATE")
+            for statement, values in rows:
+                self._writer.execute(statement, values)
+            self._writer.execute("COMMIT")
+
+    @contextmanager
+    def _guarded(self, doing: str) -> Iterator[None]:
+        """Every SQLite error becomes ours, with the way out."""
+        try:
+            yield
+        except sqlite3.DatabaseError as e:
+            text = str(e)
+            if "locked" in text:
+                raise JournalError(f"{self.path} is locked by another program: end it and run again") from e
+            if "malformed" in text or "not a database" in text:
+                way_out = "restore it from a copy, or start anew with another --out"
+                raise JournalError(f"{self.path} is damaged ({text}): {way_out}") from e
+            way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
+            raise JournalError(f"cannot {doing} {self.path} ({text}): {way_out}") from e
