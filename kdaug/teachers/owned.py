@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from typing import TextIO
 from kdaug.errors import shorten
 
 QUOTED = 8  # lines of a log that an error quotes: a traceback's end
+# What an engine says when all is well, as vLLM's log marks it.
+SMALL_TALK = re.compile(r"(\(\w+ pid=\d+\) )?(DEBUG|INFO|WARNING) ")
 
 
 class Guard:
@@ -60,6 +63,7 @@ class Log:
         with self.path.open("rb") as file:
             file.seek(max(self._start, self.path.stat().st_size - (1 << 16)))
             said = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+        said = [line for line in said if not SMALL_TALK.match(line)] or said
         if not said:
             return f"its log is empty ({self.path})"
         return "\n    ".join([f"its log {self.path} ends with", *(shorten(line, 200) for line in said[-QUOTED:])])
