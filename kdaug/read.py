@@ -30,14 +30,14 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     """
     shape, rows = _open(source, split, config)
     kept: dict[str, bytes] = {}
-    number, unread = 0, dict[str, None]()
+    number, unread, known = 0, dict[str, None](), {*shape.needs, *shape.may}
     for place, row in rows:
         with _placed(place):
             record = read_row(row, shape)
         if record.id not in kept:
             # Copied: what orjson returns sits in a buffer of some KB.
             kept[record.id] = bytes(memoryview(orjson.dumps(record.to_json())))
-        unread.update(dict.fromkeys(name for name in row if name not in (*shape.needs, *shape.may)))
+        unread.update((name, None) for name in row if name not in known)
         number += 1
     notes = []
     if number > len(kept):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import orjson
@@ -36,12 +37,15 @@ def shape_of(row: Any) -> Shape:
     """Raises BadRow, which names the fields seen and the shapes known, where there is none."""
     if not isinstance(row, Mapping):
         raise BadRow(f"{_kind(row)} instead of an object with fields: {shorten(repr(row), 60)}")
-    fields = {name for name, value in row.items() if value is not None}
-    for shape in SHAPES:
-        if fields.issuperset(shape.needs):
-            return shape
+    if (shape := _shape_with(tuple(name for name, value in row.items() if value is not None))) is not None:
+        return shape
     seen = ", ".join(map(str, row)) or "none at all"
     raise BadRow(f"the fields are {shorten(seen)}, and no shape has them; there are {'; '.join(map(str, SHAPES[1:]))}")
+
+
+@lru_cache(64)
+def _shape_with(fields: tuple[str, ...]) -> Shape | None:
+    return next((shape for shape in SHAPES if set(fields).issuperset(shape.needs)), None)
 
 
 def read_row(row: Any, shape: Shape) -> Record:

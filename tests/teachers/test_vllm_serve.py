@@ -23,7 +23,8 @@ from kdaug.cli import main
 from kdaug.dataset import Dataset
 from kdaug.models import find_model
 from kdaug.record import assistant, user
-from kdaug.teacher import Request, Sampling, TokenLogprobs
+from kdaug.structured import form_of
+from kdaug.teacher import Completion, Request, Sampling, TokenLogprobs
 from kdaug.teachers.local import Local
 from kdaug.teachers.openai import OpenAI
 
@@ -131,3 +132,29 @@ def test_its_logprobs_are_those_of_the_model(server: str, tmp_path: Path) -> Non
         np.testing.assert_allclose(view.top_logprobs, exact.top_logprobs[: len(view.token_ids)], atol=0.3)
     assert by_text.top_ids.tolist() == by_id.top_ids.tolist()
     assert by_text.tokenizer == exact.tokenizer
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 12}, "large": {"type": "boolean"}},
+    "required": ["city", "large"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("schema", [{"json": SCHEMA}, {"choice": ["Paris", "London"]}, {"regex": "[A-Z][a-z]{2,7}"}])
+def test_a_schema_binds_every_reply(server: str, tmp_path: Path, schema: dict[str, object]) -> None:
+    """By the server's own means: the prompt says nothing of a form, and at this temperature no reply would have it."""
+
+    async def ask() -> list[Completion]:
+        teacher = OpenAI("smollm2", base_url=server)
+        await teacher.open(tmp_path)
+        how = Sampling(temperature=1.5, max_tokens=64, schema=schema)
+        replies = await asyncio.gather(
+            *(teacher.generate(Request(user("Tell me of a city."), how, nonce=n)) for n in range(4))
+        )
+        await teacher.aclose()
+        return replies
+
+    form = form_of(schema)
+    assert [form.read(reply).fit for reply in asyncio.run(ask())] == ["valid"] * 4
