@@ -53,7 +53,7 @@ class Log:
         if not show or self.quiet:
             return
         if self.live:
-            self.console.print(line, markup=False, soft_wrap=True)
+            self.console.print(line, markup=False, emoji=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is where lines are said
 
