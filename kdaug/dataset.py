@@ -87,11 +87,21 @@ class Dataset:
         return found
 
     def files(self, kind: Kind | None = None, split: Split | None = None) -> list[Path]:
-        """The Parquet files: kind by kind, `train` before `test`. Raises ConfigError where the kind is not there."""
+        """The Parquet files: kind by kind, `train` before `test`. Raises ConfigError for a kind or split not there."""
         if kind is not None and kind not in self.kinds:
             raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds) or 'none at all'}")
+        there = self._splits(kind)
+        if split is not None and split not in there:
+            way_out = "; a run with --holdout 0.1 makes one" if split == "test" else ""
+            raise ConfigError(
+                f"{self.path} has no split {split!r}, only {' and '.join(there) or 'none at all'}{way_out}"
+            )
         kinds, splits = KINDS if kind is None else (kind,), SPLITS if split is None else (split,)
         return [file for one in kinds for part in splits for file in self._files(one, part)]
+
+    def _splits(self, kind: Kind | None) -> list[Split]:
+        kinds = [by_split for k, by_split in self.counts.items() if kind in (None, k)]
+        return [split for split in SPLITS if any(split in by_split for by_split in kinds)]
 
     def records(self, kind: Kind | None = None, split: Split | None = None) -> Iterator[Record]:
         """The records, one at a time, in the order of `files` and there in the order in which they were kept."""
@@ -117,15 +127,12 @@ class Dataset:
         Raises ConfigError where the dataset holds several kinds or splits and none is named (a test split must not
         slip into training), and where the format cannot hold the kind.
         """
-        self.files(kind)
+        self.files(kind, split)
         counts = {k: s for k, s in self.counts.items() if kind in (None, k)}
         if len(counts) > 1:
             raise ConfigError(f"{self.path} holds {' and '.join(counts)} records: name the kind to export")
-        splits = sorted({part for by_split in counts.values() for part in by_split}, reverse=True)
-        if split is None and len(splits) > 1:
+        if split is None and len(splits := self._splits(kind)) > 1:
             raise ConfigError(f"{self.path} has the splits {' and '.join(splits)}: name the one to export")
-        if split is not None and split not in splits:
-            raise ConfigError(f"{self.path} has no split {split!r}, only {' and '.join(splits) or 'none at all'}")
         return export(self.records(kind, split), Path(path), format, kinds=tuple(counts))
 
     def push_to_hub(

@@ -132,6 +132,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RESPOND, "{dir}"], "is no run folder"),
     ([*RESPOND, "{dir}/bad.jsonl/x"], "cannot write"),
     (["run", "feedback", "--seeds", "{dir}/prompts.jsonl", "--teacher", "fake", "--out", "{out}"], "--student"),
+    (["check", "respond", "--seeds", "{dir}/prompts.jsonl", "--set", "roles={{teacher: 'nope:x'}}"], "kind 'nope'"),
     (["show", "{dir}/none"], "not a run folder"),
     (["export", "{dir}", "--format", "alpaca", "--to", "{dir}/x"], "not a dataset"),
     (["prune", "{dir}", "--layers", "2", "--out", "{dir}/cut"], "config.json"),
@@ -150,6 +151,16 @@ def test_a_mistake_is_one_line_and_exit_2(
     assert says in said
     assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("split", "says"), [("test", "a run with --holdout 0.1 makes one"), ("tset", "only train")])
+def test_a_split_that_is_not_there_is_not_taken_for_another(
+    split: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path) == 0
+    assert main(["eval", "smollm2", "--data", str(tmp_path / "run"), "--split", split]) == 2
+    said = capsys.readouterr().err
+    assert f"has no split '{split}', only train" in said and says in said
 
 
 def test_an_empty_folder_name_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

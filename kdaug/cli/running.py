@@ -86,8 +86,9 @@ def _run(given: argparse.Namespace) -> int:
     return outcome.exit_code
 
 
-def _recipe(given: argparse.Namespace) -> tuple[Recipe, dict[str, Teacher]]:
-    """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier."""
+def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recipe, dict[str, Teacher]]:
+    """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier.
+    `teacher`: where none is named, the embedded model."""
     from kdaug import prompts, recipes
     from kdaug.prices import parse_price
     from kdaug.read import read
@@ -113,11 +114,11 @@ def _recipe(given: argparse.Namespace) -> tuple[Recipe, dict[str, Teacher]]:
     seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
     seeds = read(seeds_from)
     recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=given.templates)
-    return recipe, _teachers(given, file, recipe)
+    return recipe, _teachers(given, file, recipe, teacher)
 
 
-def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe) -> dict[str, Teacher]:
-    """One teacher a role; equal specs share one, so that a model is loaded once. None named: the embedded model."""
+def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, default: str) -> dict[str, Teacher]:
+    """One teacher a role; equal specs share one, so that a model is loaded once."""
     from kdaug import recipes
     from kdaug.recipe import roles_of
 
@@ -132,7 +133,7 @@ def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe) -> di
             raise file.error(f"expected a teacher such as openai:MODEL, found {spec!r}", "roles", str(role))
         specs[role] = spec
     specs |= {role: spec for role in ROLES if (spec := getattr(given, role, None)) is not None}
-    specs.setdefault("teacher", "local")
+    specs.setdefault("teacher", default)
     made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
     return {role: made[spec] for role, spec in specs.items()}
 
@@ -175,13 +176,7 @@ def add_check(commands: Any) -> None:
 def _check(given: argparse.Namespace) -> int:
     from kdaug.check import check
 
-    for role in ROLES:
-        if (spec := getattr(given, role)) is not None:
-            from kdaug import recipes
-
-            recipes.teacher(spec)
-    named = argparse.Namespace(**{**vars(given), "teacher": "fake", "student": "fake", "judge": "fake"})
-    recipe, _ = _recipe(named)
+    recipe, _ = _recipe(given, teacher="fake")  # the teachers that are named are made, and not opened
     for line in check(recipe):
         print(line)
     return 0

@@ -61,14 +61,14 @@ def _train(given: argparse.Namespace) -> int:
     return 0
 
 
-def _records(path: str, split: str) -> Any:
+def _records(path: str, split: Any) -> Any:
     """The records of one split of a dataset, or all of a file."""
     from kdaug.dataset import Dataset, is_dataset
     from kdaug.read import read
 
     folder = Path(path)
     if is_dataset(folder) or is_dataset(folder / "dataset"):
-        return list(Dataset(folder).records(split="test" if split == "test" else "train"))
+        return list(Dataset(folder).records(split=split))
     return read(path, split=split)
 
 
