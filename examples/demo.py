@@ -19,6 +19,7 @@ import kdaug as kd
 from kdaug import recipes
 from kdaug.models import find_model
 from kdaug.prompts import shipped
+from kdaug.recipe_file import load
 from kdaug.running import execute
 
 LAYERS = 20  # of the teacher's 30
@@ -43,7 +44,7 @@ def main() -> int:
 
     with step("generate", seconds):
         seeds = kd.read(shipped() / "seeds" / "seeds.jsonl")
-        recipe = recipes.build(recipes.load("demo"), seeds, seeds_from="seeds.jsonl")
+        recipe = recipes.build(load("demo"), seeds, seeds_from="seeds.jsonl")
         outcome = execute(recipe, run, {"teacher": kd.Local()}, command="make demo")
         if outcome.exit_code != 0:
             print(f"the run ended early: {outcome.error or outcome.facts['ended_by']}", file=sys.stderr)

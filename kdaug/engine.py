@@ -18,7 +18,7 @@ from random import Random
 
 from kdaug.budget import Budget
 from kdaug.calls import Calls
-from kdaug.errors import TeacherUnavailable, Unrecorded
+from kdaug.errors import KdaugError, TeacherUnavailable, Unrecorded
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
 from kdaug.record import Drop, Record
 from kdaug.source import Source
@@ -270,6 +270,8 @@ class Engine:
             drop = next((d for g, p in zip(line.gates, prepared, strict=True) if (d := g.decide(p)) is not None), None)
             final = prepared[-1].record if prepared else record
             if drop is not None:
+                if not isinstance(drop, Drop):
+                    raise KdaugError(f"a gate of {line.stats.name} decided {drop!r}: decide returns a Drop or None")
                 dropped.append(Dropped(place, final, drop))
                 continue
             for gate, evidence in zip(line.gates, prepared, strict=True):

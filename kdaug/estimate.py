@@ -92,9 +92,10 @@ def estimate(
 def extrapolate(recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mapping[str, Pace]) -> Whole | None:
     """The whole by the means of a sample, a sequence of jobs for each stage; None where it never meets the target."""
     yields = [sum(job.kept for job in jobs) / len(jobs) if jobs else 0.0 for jobs in sample]
-    first = count = _first_jobs(recipe, yields)
-    if first is None or count is None:
+    first = _first_jobs(recipe, yields)
+    if first is None:
         return None
+    first = count = max(first, len(sample[0]))  # the sample itself may have done more than was needed
     calls, tokens = defaultdict[str, float](float), {name: [0.0, 0.0] for name in paces}
     for jobs, kept in zip(sample, yields, strict=True):
         for job in jobs:

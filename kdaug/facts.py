@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import kdaug
 from kdaug.calls import CallStats
 from kdaug.journal import Journal
-from kdaug.prices import Bill, Price, dollars, prices_of
+from kdaug.prices import Bill, Price, dollars, prices_of, spent
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
 from kdaug.stage import Ending
@@ -86,16 +86,33 @@ class Teller:
 
     def last_lines(self, facts: Facts, ending: Ending) -> Iterator[str]:
         reached = f"{ending.by} was reached; a higher one goes on from here"
-        yield f"{facts['status']}: {ending.why or ENDINGS.get(ending.by, reached)}"
+        missed = self.recipe.target if facts["kept"] < (self.recipe.target or 0) else None
+        count = "" if missed is None else f"; {facts['kept']:,} of the {missed:,} records wanted are kept"
+        yield f"{facts['status']}: {ending.why or ENDINGS.get(ending.by, reached)}{count}"
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
             yield f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}"
+        yield from self._untested(facts)
         yield f"  {_asked(facts)}"
-        if spent := self._spent(facts["bill"]):
-            yield f"  {spent}"
-        if self.command and ending.by in GOES_ON and facts["status"] != "finished":
+        if cost := self._spent(facts["bill"]):
+            yield f"  {cost}"
+        if ending.by in GOES_ON and facts["status"] != "finished":
+            yield from self.resuming()
+
+    def resuming(self) -> Iterator[str]:
+        """The command that goes on, where one began the run."""
+        if self.command:
             yield f"  resume: {self.command}"
+
+    def _untested(self, facts: Facts) -> Iterator[str]:
+        """That a wanted test split is empty."""
+        splits = facts.get("splits", {}).values()
+        if facts["holdout"] and facts["kept"] and not any(split.get("test") for split in splits):
+            mixed = sum(facts["left_out"].values())
+            also = f" ({mixed} were left out as they descend from both sides)" if mixed else ""
+            why = "no kept record descends from the seeds that are held out"
+            yield f"  holdout {facts['holdout']:g}: there is no test split, as {why}{also}"
 
     def _stage(self, journal: Journal, index: int) -> Facts:
         jobs, kept, dropped = tally(journal, index)
@@ -106,10 +123,7 @@ class Teller:
         unknown = sorted(name for name, price in self.prices.items() if price is None)
         if unknown:
             return f"cost: unknown (no price for {', '.join(unknown)}: give --price, or pip install 'kdaug[prices]')"
-        if not bill["cost"] and not bill["unclear"]:
-            return ""
-        unclear = f", and {dollars(bill['unclear'])} at most for calls that broke off" if bill["unclear"] else ""
-        return f"cost: {dollars(bill['cost'])}, {dollars(bill['per_kept'])} a kept record{unclear}"
+        return spent(bill)
 
 
 def stage_name(recipe: Recipe, index: int) -> str:

@@ -1,4 +1,4 @@
-"""Pushing a dataset folder to the Hub with its own client, in one commit."""
+"""The Hub, with its own client: whether a name is there, and pushing a dataset folder in one commit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import time
 from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kdaug.errors import ConfigError, KdaugError, shorten
 
@@ -17,6 +17,31 @@ if TYPE_CHECKING:
 TRANSIENT = (408, 412, 429, 500, 502, 503, 504)
 TRIES = 5
 FIRST_WAIT = 0.5  # seconds; doubled after each try, so 7.5 s in all
+
+
+def look_up(name: str, kind: Literal["model", "dataset"]) -> None:
+    """Raises ConfigError for a name that the Hub does not know, and for a Hub that is out of reach where no copy is in
+    the cache. Who loads by a name asks first: the libraries that load try for a minute."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
+
+    copies = (
+        Path(constants.HF_HUB_CACHE) / f"{kind}s--{name.replace('/', '--')}",
+        Path(constants.HF_HOME) / "datasets" / name.replace("/", "___"),
+    )
+    if constants.HF_HUB_OFFLINE or any(copy.is_dir() for copy in copies):
+        return
+    nowhere = f"no {kind} {name!r}: no file or folder here"
+    try:
+        HfApi(library_name="kdaug").repo_info(name, repo_type=kind, timeout=10)
+    except GatedRepoError as e:
+        raise ConfigError(f"the {kind} {name} is gated: accept its terms on the Hub, then run `hf auth login`") from e
+    except RepositoryNotFoundError as e:
+        raise ConfigError(f"{nowhere}, and the Hub knows none (a private one? run `hf auth login`)") from e
+    except HfHubHTTPError:
+        return  # what is amiss there says who loads it
+    except HTTPError as e:
+        raise ConfigError(f"{nowhere}, and the Hub is out of reach ({shorten(str(e))})") from e
 
 
 def push(folder: Path, repo_id: str, *, private: bool, token: str | None, revision: str | None) -> str:

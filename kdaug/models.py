@@ -18,6 +18,7 @@ import yaml
 
 from kdaug.errors import ConfigError
 from kdaug.gguf import CONVERTER, convert, read_text
+from kdaug.hub import look_up
 
 Where = Literal["package", "folder", "hub"]
 SMOLLM2 = "SmolLM2-135M-Instruct"
@@ -57,6 +58,8 @@ def find_model(name: str | None = None) -> Model:
     in the cache the first time. Raises ConfigError for what is none of these.
     """
     model = locate_model(name)
+    if model.where == "hub":
+        look_up(model.path, "model")
     if not model.path.endswith(".gguf"):
         return model
     return replace(model, path=str(converted(Path(model.path))))

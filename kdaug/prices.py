@@ -160,6 +160,14 @@ class Bill:
         return sum(costs)
 
 
+def spent(bill: Mapping[str, Any]) -> str:
+    """A line on what was billed or may have been; empty where that is nothing. `bill`: as `Bill.to_json` gives it."""
+    if not bill["cost"] and not bill["unclear"]:
+        return ""
+    unclear = f", and {dollars(bill['unclear'])} at most for calls that broke off" if bill["unclear"] else ""
+    return f"cost: {dollars(bill['cost'])}, {dollars(bill['per_kept'])} a kept record{unclear}"
+
+
 def dollars(cost: float | None) -> str:
     """`$0.0042`, `$12.30`, `unknown`."""
     if cost is None:

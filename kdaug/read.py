@@ -15,6 +15,7 @@ import orjson
 
 from kdaug.dataset import SPLITS, Dataset, is_dataset
 from kdaug.errors import ConfigError, shorten
+from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
 from kdaug.seeds import Seeds
 from kdaug.shapes import BadRow, Shape, read_row, shape_of
@@ -92,6 +93,7 @@ def _rows(source: str | Path, split: str, config: str | None) -> Iterator[Placed
         elif path.suffix.lower() in _READERS or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
             raise ConfigError(f"no file {source}")
         else:
+            look_up(str(source), "dataset")
             yield from _datasets(str(source), split, config)
     except OSError as e:
         raise ConfigError(f"cannot read {source}: {e.strerror or shorten(str(e), 200)}") from e
@@ -169,8 +171,10 @@ def _parquet(path: Path) -> Iterator[Placed]:
 def _yaml(path: Path) -> Iterator[Placed]:
     import yaml
 
+    from kdaug.plain_yaml import plain_yaml
+
     try:
-        items = yaml.safe_load(_text(path))
+        items = plain_yaml(_text(path))
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)

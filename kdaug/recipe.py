@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,12 @@ class Recipe:
             raise ConfigError("a recipe needs at least one stage")
         if not self.source.seeds:
             raise ConfigError("a recipe needs at least one seed record: the source has none")
+        for stage in self.stages:
+            if not isinstance(stage, Stage):
+                raise ConfigError(f"{stage!r} is no stage: write Stage({stage!r}, [gates])")
+            for gate in stage.gates:
+                if not isinstance(gate, (Gate, type)):
+                    raise ConfigError(f"{gate!r} is no gate: a gate is a subclass of kdaug.Gate")
         for limit in ("target", "max_jobs"):
             value = getattr(self, limit)
             if value is not None and value < 1:
@@ -103,7 +109,10 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
 
 
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raises ConfigError when a part of the recipe asks a role that nobody plays."""
+    """Raises ConfigError when a part of the recipe asks a role that nobody plays, or what plays one is no teacher."""
+    for role, teacher in teachers.items():
+        if isinstance(teacher, (str, type)) or not hasattr(teacher, "generate"):
+            raise ConfigError(f'{role}={teacher!r} is no teacher: give an object such as kd.OpenAI("gpt-4.1-mini")')
     for stage in recipe.stages:
         for part in parts(stage):
             for role in part.roles:
@@ -114,7 +123,12 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
 
 
 def _check_part(part: Generator | Gate) -> None:
-    """Raises ConfigError for sampling that no teacher takes, and for a template that is not there or is wrong."""
+    """Raises ConfigError for what is no part at all, for sampling that no teacher takes, and for a template that is not
+    there or is wrong."""
+    if isinstance(part, type):
+        raise ConfigError(f"{part.__name__} is a class: write {part.__name__}() in the stage")
+    if not isinstance(getattr(part, "name", None), str) or not isinstance(getattr(part, "roles", None), Collection):
+        raise ConfigError(f"{part!r} is no generator or gate: it needs a name and roles (a Gate inherits them)")
     given = {name: getattr(part, name, None) for name in ("temperature", "top_p", "max_tokens", "logprobs")}
     try:
         Sampling(**{name: value for name, value in given.items() if isinstance(value, (int, float))})  # type: ignore[arg-type] # as Sampling has them

@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import sys
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import yaml
-
-from kdaug import prompts
 from kdaug.errors import ConfigError
+from kdaug.plain_yaml import plain_yaml
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
+from kdaug.recipe_file import CAPS, RecipeFile, unknown
 from kdaug.record import Record
 from kdaug.source import Each, GrowingPool, Source
 from kdaug.stage import Stage
@@ -56,100 +54,8 @@ TEACHERS = {
     "route": "kdaug.teachers.route:Route",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}
-CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
-FIELDS = ("description", "seeds", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "roles")
 ENTRY_POINTS = "kdaug.parts"
-
-
-@dataclass
-class RecipeFile:
-    """A recipe as it was written: plain values, and the line of each for messages."""
-
-    where: str
-    values: dict[str, Any]
-    lines: Mapping[tuple[str | int, ...], int] = field(default_factory=dict)
-    options: set[str] = field(default_factory=set)  # fields that an option of the command line gave
-
-    @property
-    def name(self) -> str:
-        return Path(self.where).stem
-
-    def error(self, message: str, *path: str | int) -> ConfigError:
-        """An error at the field `path`: its line, or that of the nearest field above it that was in the file."""
-        known = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
-        line = f":{self.lines[known]}" if known is not None else ""
-        if path and path[0] in self.options:
-            return ConfigError(f"--{str(path[0]).replace('_', '-')}: {message}")
-        at = f"{'.'.join(map(str, path))}: " if path else ""
-        return ConfigError(f"{self.where}{line}: {at}{message}")
-
-    def put(self, name: str, value: Any) -> None:
-        """A field from an option of the command line, which goes before the file."""
-        self.values[name] = value
-        self.options.add(name)
-
-    def set(self, assignment: str) -> None:
-        """`--set a.b=c`: a field by its path (`stages.0.gates.1.rouge.threshold=0.8`) or, shorter, by the part that it
-        belongs to (`rouge.threshold=0.8`). The value is YAML."""
-        path, sign, text = assignment.partition("=")
-        if not sign or not path:
-            raise ConfigError(f"--set {assignment}: expected PATH=VALUE, such as rouge.threshold=0.8")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as e:
-            raise ConfigError(f"--set {assignment}: the value is not YAML ({_first_line(e)})") from e
-        keys = path.split(".")
-        for start in self._starts(keys[0]):
-            _put(self.values, [*start, *keys[1:]] if len(start) else keys, value, assignment)
-
-    def _starts(self, first: str) -> list[list[str | int]]:
-        """Where the parts of this name stand in the stages; one empty path for a plain field."""
-        if first in FIELDS:
-            return [[]]
-        found: list[list[str | int]] = []
-        for s, stage in enumerate(self.values.get("stages") or []):
-            if not isinstance(stage, dict):
-                continue
-            if first in _names(stage.get("generator")):
-                found.append(["stages", s, "generator", first])
-            gates = stage.get("gates") or []
-            found += [["stages", s, "gates", g, first] for g, gate in enumerate(gates) if first in _names(gate)]
-        if not found:
-            raise ConfigError(f"--set {first}…: this recipe has no field and no part of that name")
-        return found
-
-
-def load(name: str) -> RecipeFile:
-    """A built-in recipe by its name, or a YAML file. Raises ConfigError with file, line and what is wrong."""
-    builtin = prompts.shipped() / "recipes" / f"{name}.yaml"
-    path = builtin if builtin.is_file() else Path(name)
-    if not path.is_file():
-        known = builtin_names()
-        hint = get_close_matches(name, known, 1)
-        raise ConfigError(
-            f"no recipe {name!r}: neither a file nor one of {', '.join(known)}"
-            + (f". Did you mean {hint[0]}?" if hint else "")
-        )
-    where = str(path) if path is not builtin else f"{name}.yaml"
-    try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text)
-        values = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        mark = getattr(e, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{where}{line}: not valid YAML: {_first_line(e)}") from e
-    file = RecipeFile(where, values if isinstance(values, dict) else {}, dict(_lines(node)))
-    if not isinstance(values, dict):
-        raise file.error("a recipe is a mapping with at least `stages`")
-    for key in values:
-        if key not in FIELDS:
-            raise file.error(unknown("field", str(key), FIELDS), str(key))
-    return file
-
-
-def builtin_names() -> list[str]:
-    return sorted(p.stem for p in (prompts.shipped() / "recipes").glob("*.yaml"))
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", templates: Path | None = None) -> Recipe:
@@ -200,7 +106,7 @@ def teacher(spec: str) -> Teacher:
             names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
             raise ConfigError(f"teacher {spec!r}: {unknown('key', key, names)}")
         file = RecipeFile(f"teacher {spec!r}", {})
-        value = text if hints.get(key) in (str, str | None) else yaml.safe_load(text)
+        value = text if hints.get(key) in (str, str | None) else plain_yaml(text)
         arguments[key] = _coerced(file, value, hints.get(key, Any), key)
     subject = next(name for name in ("model", "folder", "chat", "name") if name in known)
     if model:
@@ -264,7 +170,7 @@ def _make(file: RecipeFile, table: Mapping[str, str], what: str, written: object
             raise file.error(unknown(what, name, (*table, *more)) + ", or package.module:Class", *at)
         address = found[0].value
     try:
-        made = _load_class(address)
+        made = _load_class(address, file.folder)
     except ConfigError as e:
         raise file.error(str(e), *at) from e
     return _construct(file, made, arguments, *at, name)
@@ -293,6 +199,9 @@ def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: s
         if key not in known:
             raise file.error(unknown("field", key, tuple(known)), *at, key)
         checked[key] = _coerced(file, value, hints.get(key, Any), *at, key)
+    needed = (n for n, p in inspect.signature(made).parameters.items() if p.default is p.empty and p.kind in _NAMED)
+    if missing := [name for name in needed if name not in checked]:
+        raise file.error(f"needs {' and '.join(missing)}: write {{{at[-1]}: {{{missing[0]}: …}}}}", *at)
     try:
         return made(**checked)
     except TypeError as e:
@@ -301,11 +210,14 @@ def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: s
         raise file.error(str(e), *at) from e
 
 
-def _load_class(address: str) -> Any:
+def _load_class(address: str, folder: Path | None = None) -> Any:
+    """`package.module:Class`; the module may also lie in `folder`, beside the recipe that names it."""
     module, _, name = address.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, so that it hides nothing that is installed
     try:
         return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError as e:
+    except (ImportError, SyntaxError, ValueError) as e:
         raise ConfigError(f"cannot import {module} for {address} ({e})") from e
     except AttributeError as e:
         raise ConfigError(f"{module} has no {name}") from e
@@ -342,52 +254,3 @@ def _fit(value: object, hint: Any) -> tuple[bool, Any]:
     if hint is Path:
         return isinstance(value, str), Path(value) if isinstance(value, str) else value
     return True, value
-
-
-def _put(values: Any, path: Sequence[str | int], value: Any, assignment: str) -> None:
-    """Sets a value deep inside; a part that stands by its bare name becomes a mapping on the way."""
-    for depth, key in enumerate(path[:-1]):
-        step: Any = int(key) if isinstance(values, list) and str(key).isdigit() else key
-        try:
-            inner = values[step] if isinstance(values, list) else values.get(step)
-        except (IndexError, TypeError, AttributeError) as e:
-            raise ConfigError(f"--set {assignment}: there is no {'.'.join(map(str, path[: depth + 1]))}") from e
-        if isinstance(inner, str) and str(path[depth + 1]) == inner:
-            inner = {inner: {}}
-            values[step] = inner
-        elif inner is None:
-            inner = {}
-            values[step] = inner
-        values = inner
-    if not isinstance(values, dict):
-        raise ConfigError(f"--set {assignment}: there is no field {path[-1]} there")
-    values[path[-1]] = value
-
-
-def _names(written: object) -> list[str]:
-    return [written] if isinstance(written, str) else list(written) if isinstance(written, dict) else []
-
-
-def _lines(node: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], int]]:
-    """(path, line) of every value of a composed YAML document."""
-    if node is None:
-        return
-    yield path, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        for key, inner in node.value:
-            yield from _lines(inner, (*path, str(key.value)))
-            yield (*path, str(key.value)), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for number, inner in enumerate(node.value):
-            yield from _lines(inner, (*path, number))
-
-
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """For a message: what is not known, what may have been meant, and what there is."""
-    close = get_close_matches(name, known, 1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {what} {name!r}{hint}; there are {', '.join(known)}"
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -28,7 +28,7 @@ from kdaug.record import Json, Record
 from kdaug.seeds import Seeds, ids_of, packed_of
 from kdaug.source import hold_out
 from kdaug.stage import Ending, resolve_windows
-from kdaug.teacher import Teacher
+from kdaug.teacher import Teacher, lets_go
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ def execute(
     redo_failed: bool = False,
 ) -> Outcome:
     """`run` that tells how it ended instead of raising. Ctrl-C (or SIGTERM) stops it cleanly, a second one at once."""
+    if _in_a_loop():
+        raise ConfigError(
+            "an event loop runs here already (a notebook?): write `data = await kd.arun(…)` in place of run"
+        )
     this = _Run(recipe, out, teachers, log or Log(), command, redo_failed)
 
     async def main() -> Outcome:
@@ -112,6 +116,14 @@ def execute(
             return await this.execute()
 
     return asyncio.run(main())
+
+
+def _in_a_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class _Run:
@@ -126,7 +138,7 @@ class _Run:
         command: str,
         redo_failed: bool,
     ) -> None:
-        self._recipe, self._out, self._teachers, self.log = recipe, out, teachers, log
+        self._recipe, self._out, self.teachers, self.log = recipe, out, teachers, log
         self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
         self._tell = Teller(recipe, teachers, command, recipe.describe())
@@ -146,6 +158,10 @@ class _Run:
                 self._write_facts(self._tell.beginning())
                 ending = await self._watch(self.engine)
                 return await asyncio.to_thread(self._finish, journal, ending)
+            except BaseException as e:
+                if self.engine is not None:
+                    self._broke_off(e)
+                raise
             finally:
                 journal.close()
 
@@ -163,12 +179,20 @@ class _Run:
                 self._seconds["run"] = round(time.perf_counter() - started, 3)
                 loading.cancel()
 
+    def _broke_off(self, error: BaseException) -> None:
+        """A second Ctrl-C, or a bug in a part: the journal has all that was answered, the dataset is as it was."""
+        status = "failed" if isinstance(error, Exception) else "interrupted"
+        self._write_facts(self._tell.beginning(status, type(error).__name__))
+        self.log.say(f"{status}: it broke off; what was answered is in the journal, the dataset is not renewed")
+        for line in self._tell.resuming():
+            self.log.say(line)
+
     def _engine(self, journal: Journal, windows: Sequence[int]) -> Engine:
         recipe = self._recipe
         return Engine(
             recipe.source,
             recipe.stages,
-            teachers=self._teachers,
+            teachers=self.teachers,
             journal=journal,
             state=self._out / "teachers",
             windows=windows,
@@ -202,9 +226,9 @@ class _Run:
             )
         changed = [d for d in differences(known or {}, mine) if not d.startswith("name:")]
         if known is None or (changed and self._is_blank(journal)):
-            windows = resolve_windows(self._recipe.source, self._recipe.stages, self._teachers, self._recipe.target)
+            windows = resolve_windows(self._recipe.source, self._recipe.stages, self.teachers, self._recipe.target)
             journal.set_meta("windows", list(windows))
-            journal.set_meta("slots", max((t.concurrency for t in self._teachers.values()), default=1))
+            journal.set_meta("slots", max((t.concurrency for t in self.teachers.values()), default=1))
             seeds = self._recipe.source.seeds
             journal.set_seeds(zip(ids_of(seeds), packed_of(seeds), strict=True))
             journal.set_meta("recipe", mine)
@@ -224,10 +248,10 @@ class _Run:
         seeds, asked = self._recipe.source.seeds, roles_of(self._recipe)
         self.log.say(f"seeds: {seeds if isinstance(seeds, Seeds) else f'{len(seeds)} records'}")
         for role in sorted(asked, reverse=True):
-            if role in self._teachers:
-                self.log.say(f"{role}: {self._teachers[role].name}")
+            if role in self.teachers:
+                self.log.say(f"{role}: {self.teachers[role].name}")
             else:
-                self.log.say(f"{role}: {self._teachers['teacher'].name}, the teacher itself (no {role} was given)")
+                self.log.say(f"{role}: {self.teachers['teacher'].name}, the teacher itself (no {role} was given)")
 
     def _is_blank(self, journal: Journal) -> bool:
         """Whether nothing was ever sent from this folder."""
@@ -238,7 +262,7 @@ class _Run:
     def _settle_options(self, journal: Journal) -> None:
         """What may change from one part of a run to the next; a change that shows in the dataset is said."""
         recipe = self._recipe
-        now: dict[str, Json] = {role: teacher.name for role, teacher in self._teachers.items()}
+        now: dict[str, Json] = {role: teacher.name for role, teacher in self.teachers.items()}
         for role, name in (journal.meta("teachers") or {}).items():
             if now.get(role, name) != name:
                 self.log.say(f"the {role} was {name}: its replies are kept, new calls go to {now[role]}")
@@ -316,7 +340,8 @@ def _signals(this: _Run) -> Iterator[None]:
             main.cancel()
             return
         calls = engine.stats.calls
-        sent = calls.in_flight - calls.held - calls.unsent
+        given_up = all(map(lets_go, this.teachers.values()))
+        sent = 0 if given_up else calls.in_flight - calls.held - calls.unsent
         this.log.say(f"stopping: {sent} calls in flight finish first (Ctrl-C again: stop at once)")
         engine.halt("interrupted")
 

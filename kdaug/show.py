@@ -10,7 +10,7 @@ from typing import Any
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
-from kdaug.prices import Bill, Price, dollars
+from kdaug.prices import Bill, Price, dollars, spent
 from kdaug.record import Drop, Message, Record, text_of
 from kdaug.tallies import fits, tally, usage
 from kdaug.teacher import Completion
@@ -47,6 +47,8 @@ class Story:
     def funnel(self) -> Iterator[str]:
         """Lines: what was asked, proposed, dropped by which reason, kept, and what it took."""
         facts = self.facts()
+        if facts["ended_by"] and self._journal.meta("recipe") is None:
+            raise ConfigError(f"{self._run}/journal.sqlite is empty: put back the one that this run had")
         recipe = facts["recipe"]
         yield f"{self._run}: {recipe['name']}, {facts['status']}" + (
             f" ({facts['ended_by']})" if facts["ended_by"] else ""
@@ -65,8 +67,8 @@ class Story:
             failed = f" ({used['failed']} failed)" if used["failed"] else ""
             tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
             yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
-        if bill.cost:
-            yield f"cost: {dollars(bill.cost)}, {dollars(bill.per_kept)} a kept record"
+        if cost := spent(bill.to_json()):
+            yield cost
         for teacher, forms in fits(self._journal).items():
             counts = ", ".join(f"{count:,} {outcome}" for outcome, count in forms.items())
             yield f"{teacher}: of {sum(forms.values()):,} replies to a schema {counts}"

@@ -45,13 +45,18 @@ class Work:
         except KdaugError as e:
             self._halt("failed", e)
             return None
+        except Exception as e:
+            gates = "".join(f", {gate.name}" for gate in line.gates)
+            e.add_note(f"in stage {line.index} ({line.stage.generator.name}{gates}), job {job.number}")
+            raise
 
     async def _generate(self, line: Line, job: Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
         if job.made is not None:
             return [job.made], False
         try:
             rng = Random(derived_seed(self._seed, line.index, job.number))
-            return await line.stage.generator(job.parents, self._scope(line, job), rng), False
+            made = await line.stage.generator(job.parents, self._scope(line, job), rng)
+            return _records(made, line.stage.generator.name), False
         except ParseError as e:
             drop, failed = Drop(e.reason, {"reply": shorten(e.text, 1000)}), False
         except TeacherError as e:
@@ -71,6 +76,8 @@ class Work:
         try:
             for number, gate in enumerate(line.gates):
                 ready = await gate.prepare(record, self._scope(line, job, f"{place}.{number}.{gate.name}"))
+                if not isinstance(ready, Prepared):
+                    raise KdaugError(f"{gate.name}.prepare gave {ready!r}: it returns Prepared(record, evidence)")
                 prepared.append(ready)
                 record = ready.record
         except ParseError as e:
@@ -92,6 +99,13 @@ class Work:
 
     def _scope(self, line: Line, job: Job, name: str = "") -> Scope:
         return Scope(self._calls, line.index, job.number, job.replies, name)
+
+
+def _records(made: object, name: str) -> Sequence[Record | Discarded]:
+    """What a generator made, if it is what one makes. Raises KdaugError."""
+    if isinstance(made, (list, tuple)) and all(isinstance(record, (Record, Discarded)) for record in made):
+        return made
+    raise KdaugError(f"the generator {name} gave {shorten(repr(made))}: it returns a list of Record")
 
 
 def derived_seed(seed: int, *path: object) -> int:

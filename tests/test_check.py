@@ -11,14 +11,15 @@ from kdaug import recipes
 from kdaug.check import check
 from kdaug.prompts import shipped
 from kdaug.read import read
+from kdaug.recipe_file import builtin_names, load
 from kdaug.structured import form_of
 from kdaug.teacher import Request, Sampling, as_messages
 from kdaug.teachers.fake import Fake
 
 
-@pytest.mark.parametrize("name", recipes.builtin_names())
+@pytest.mark.parametrize("name", builtin_names())
 def test_every_built_in_recipe_keeps_records_in_every_stage(name: str) -> None:
-    recipe = recipes.build(recipes.load(name), read(shipped() / "seeds" / "seeds.jsonl"))
+    recipe = recipes.build(load(name), read(shipped() / "seeds" / "seeds.jsonl"))
     lines = list(check(recipe))
     kept = [int(n) for line in lines for n in re.findall(r"jobs, kept (\d+)", line)]
     assert len(kept) == len(recipe.stages)

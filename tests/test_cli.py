@@ -63,30 +63,52 @@ def test_preview_shows_whole_jobs_and_the_run_keeps_them(tmp_path: Path, capsys:
     assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["usage"]["fake"]["calls"] == 12
 
 
-def test_an_unmet_target_is_exit_3(tmp_path: Path) -> None:
+def test_an_unmet_target_is_exit_3(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--target", "100") == 3
+    assert "every seed was used; 12 of the 100 records wanted are kept" in capsys.readouterr().err
     assert len(Dataset(tmp_path / "run")) == 12
 
 
-def test_init_gives_a_folder_that_check_accepts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", ["evol-instruct", "respond"])
+def test_init_gives_a_folder_that_is_used_as_it_is(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mine = tmp_path / "mine"
-    assert main(["init", str(mine), "--recipe", "evol-instruct"]) == 0
-    arguments = [
-        str(mine / "recipe.yaml"),
-        "--seeds",
-        str(mine / "seeds.jsonl"),
-        "--templates",
-        str(mine / "templates"),
-    ]
-    assert main(["check", *arguments]) == 0
+    assert main(["init", str(mine), "--recipe", name]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].partition("kdaug ")[2]
+    assert main(command.split()) == 0
     assert "none on a real one" in capsys.readouterr().out
     assert main(["init", str(mine)]) == 2
 
+
+def test_the_templates_beside_a_recipe_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mine = tmp_path / "mine"
+    assert main(["init", str(mine), "--recipe", "evol-instruct"]) == 0
     changed = mine / "templates" / "prompts" / "evol_instruct" / "deepen.j2"
     changed.write_text("{{ missing }}", "utf-8")
-    operators = ["--set", "evol_instruct.operators=[deepen]"]
-    assert main(["check", *arguments, *operators]) == 2
+    assert main(["check", str(mine / "recipe.yaml"), "--set", "evol_instruct.operators=[deepen]"]) == 2
     assert "evol_instruct/deepen.j2" in capsys.readouterr().err
+
+
+def test_a_part_beside_the_recipe_is_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "my_own_gates.py").write_text(
+        """
+from dataclasses import dataclass
+from kdaug import Drop, Gate
+
+@dataclass(frozen=True)
+class NoQuestion(Gate):
+    name = "no_question"
+    def decide(self, prepared):
+        return Drop("no_question:asks") if "5" in prepared.record.prompt[0].content else None
+""",
+        "utf-8",
+    )
+    stages = 'stages: [{generator: respond, gates: ["my_own_gates:NoQuestion"]}]'
+    (tmp_path / "recipe.yaml").write_text(f"seeds: prompts.jsonl\n{stages}\n", "utf-8")
+    seeds(tmp_path)
+    assert main(["run", str(tmp_path / "recipe.yaml"), "--teacher", "fake", "--out", str(tmp_path / "run")]) == 0
+    assert len(Dataset(tmp_path / "run")) == 11
 
 
 def test_templates_of_ones_own_are_used_and_are_part_of_the_run(tmp_path: Path) -> None:
@@ -124,7 +146,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RESPOND, "{out}", "--set", "respond.system=hello"], "no template prompts/respond/hello.j2"),
     ([*RESPOND, "{out}", "--set", "roles={{techer: fake}}"], "unknown role 'techer' (did you mean 'teacher'?)"),
     ([*RESPOND, "{out}", "--set", "roles={{judge: 3}}"], "expected a teacher such as openai:MODEL, found 3"),
-    ([*RESPOND, "{out}", "--preview", "0"], "--max-jobs is 0"),
+    ([*RESPOND, "{out}", "--preview", "0"], "--preview is 0"),
     ([*RESPOND, "{out}", "--target", "-3"], "--target is -3"),
     (["run", "respond", "--set", "seeds=5", "--out", "{out}"], "seeds: expected the name of a file"),
     ([*RESPOND, "{out}", "--set", "x.y=1"], "no part of that name"),
@@ -192,6 +214,8 @@ def test_a_journal_that_is_gone_does_not_cost_the_dataset(tmp_path: Path, capsys
     (tmp_path / "run" / "journal.sqlite").touch()
     assert run(tmp_path) == 2
     assert "its journal.sqlite is empty" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "run")]) == 2
+    assert "journal.sqlite is empty: put back the one that this run had" in capsys.readouterr().err
     assert len(Dataset(tmp_path / "run")) == 12
 
 

@@ -16,6 +16,7 @@ from servers.fake_hub import FakeHub
 from kdaug import recipes
 from kdaug.dataset import Dataset
 from kdaug.prompts import shipped
+from kdaug.recipe_file import builtin_names, load
 from kdaug.record import Record, user
 
 ROOT = Path(__file__).parent.parent
@@ -68,14 +69,14 @@ def test_the_readmes_recipe(tmp_path: Path) -> None:
     (text,) = blocks("yaml")
     path = tmp_path / "mine.yaml"
     path.write_text(text, "utf-8")
-    recipe = recipes.build(recipes.load(str(path)), [Record(prompt=user("one")), Record(prompt=user("two"))])
+    recipe = recipes.build(load(str(path)), [Record(prompt=user("one")), Record(prompt=user("two"))])
     assert [s.generator.name for s in recipe.stages] == ["self_instruct", "respond", "pass"]
     assert recipe.holdout == 0.1
 
 
 def test_the_readme_names_every_recipe_command_and_folder() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
-    for name in recipes.builtin_names():
+    for name in builtin_names():
         assert f"| `{name}` |" in text
     for folder in ("teachers", "generators", "gates", "train"):
         for module in (ROOT / "kdaug" / folder).glob("*.py"):

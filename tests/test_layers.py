@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "record"),
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
-        *("prompts", "parsing", "judging", "answers", "structured", "sketch"),
+        *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml"),
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
@@ -25,7 +25,7 @@ ROWS = (
         *("terms", "models", "gguf", "chat"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "check", "estimate", "show", "doctor", "batches", "runnable"),
+    ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli", "__main__"),
 )
 FOLDERS = ROWS[3]

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from servers.run import free_port
 
 from kdaug.errors import ConfigError
 from kdaug.models import Model, cache_folder, find_encoder, find_model, locate_model, read_licence
@@ -75,12 +76,19 @@ def test_a_folder_with_only_a_gguf_file_points_to_it(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_taken_for_a_hub_id_or_refused() -> None:
-    assert find_model("org/some-model.v1") == Model("org/some-model.v1", "org/some-model.v1", "hub")
+    assert locate_model("org/some-model.v1") == Model("org/some-model.v1", "org/some-model.v1", "hub")
     for name in ("./no/such/folder", "/no/such/folder", "a/b/c", "", "no such model"):
         with pytest.raises(ConfigError, match="neither a folder, nor"):
             find_model(name)
     with pytest.raises(ConfigError, match="no GGUF file at"):
         find_model("no/such.gguf")
+
+
+def test_a_name_is_looked_up_before_anything_tries_to_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody answers there; the libraries that load by a name would try for a minute.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(ConfigError, match=r"no model 'org/nope': no file or folder here, and the Hub is out of reach"):
+        find_model("org/nope")
 
 
 def test_without_the_package_the_embedded_model_names_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def test_a_parquet_row_is_counted(tmp_path: Path) -> None:
 def test_a_place_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file .*seeds\.jsonl"):
         read(tmp_path / "seeds.jsonl")
-    with pytest.raises(ConfigError, match="nobody/nothing: no file or folder here, and not to be had from the Hub"):
+    with pytest.raises(ConfigError, match="no dataset 'nobody/nothing': no file or folder here, and the Hub"):
         read("nobody/nothing")
     with pytest.raises(ConfigError, match="no dataset"):
         read(tmp_path)

@@ -11,6 +11,7 @@ from kdaug.errors import ConfigError
 from kdaug.gates.rouge import Rouge
 from kdaug.generators.self_instruct import SelfInstruct
 from kdaug.recipe import Recipe
+from kdaug.recipe_file import builtin_names, load
 from kdaug.record import Record, user
 from kdaug.source import GrowingPool
 from kdaug.teachers.openai import OpenAI
@@ -25,7 +26,7 @@ def write(folder: Path, text: str) -> str:
 
 
 def build(folder: Path, text: str, *sets: str) -> Recipe:
-    file = recipes.load(write(folder, text))
+    file = load(write(folder, text))
     for one in sets:
         file.set(one)
     return recipes.build(file, SEEDS)
@@ -54,10 +55,10 @@ def test_a_recipe_is_what_its_file_says(tmp_path: Path) -> None:
 
 
 def test_every_built_in_recipe_builds() -> None:
-    names = recipes.builtin_names()
+    names = builtin_names()
     assert {"self-instruct", "evol-instruct", "feedback", "self-knowledge", "respond", "demo"} <= set(names)
     for name in names:
-        assert recipes.build(recipes.load(name), SEEDS).stages
+        assert recipes.build(load(name), SEEDS).stages
 
 
 def test_set_changes_fields_by_path_and_by_part(tmp_path: Path) -> None:
@@ -105,6 +106,9 @@ WRONG = [
     ("stages:\n  - generator: kdaug.generators.respond:Answer", "kdaug.generators.respond has no Answer"),
     ("stages: [", ":1: not valid YAML"),
     ("- a list", "a recipe is a mapping"),
+    ("stages: [{generator: respond, gates: [judge]}]", "needs min: write {judge: {min: …}}"),
+    ("stages: [{generator: respond}]\nstages: []", "mine.yaml:2: not valid YAML: 'stages' stands there twice"),
+    ("templates: nowhere\nstages: [{generator: no_such_module_xyz:Part}]", "cannot import no_such_module_xyz"),
 ]
 
 
@@ -119,7 +123,7 @@ def test_what_is_wrong_is_named_with_file_line_and_field(text: str, says: str, t
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match=r"neither a file nor one of demo, .*Did you mean self-instruct\?"):
-        recipes.load("self-instrct")
+        load("self-instrct")
 
 
 @pytest.mark.parametrize("assignment", ["rouge", "=3", "nothing.x=1", "stages.5.window=1", "rouge.threshold=[1"])
@@ -157,3 +161,9 @@ def test_a_wrong_teacher_is_refused_with_the_way_out(spec: str, says: str) -> No
     with pytest.raises(ConfigError) as caught:
         recipes.teacher(spec)
     assert says in str(caught.value)
+
+
+def test_words_of_yaml_1_1_are_words_and_numbers_are_numbers(tmp_path: Path) -> None:
+    text = "stages: [{generator: respond, gates: [{rouge: {on: completion, threshold: 7e-1}}]}]"
+    [gate] = build(tmp_path, text).stages[0].gates
+    assert gate == Rouge(threshold=0.7, on="completion")

@@ -26,16 +26,19 @@ def add_init(commands: Any) -> None:
 def _init(given: argparse.Namespace) -> int:
     import shutil
 
-    from kdaug import prompts, recipes
+    from kdaug import prompts
+    from kdaug.recipe_file import builtin_names
 
     folder: Path = given.folder
-    if given.recipe not in recipes.builtin_names():
-        raise ConfigError(f"no built-in recipe {given.recipe!r}: choose one of {', '.join(recipes.builtin_names())}")
+    if given.recipe not in builtin_names():
+        raise ConfigError(f"no built-in recipe {given.recipe!r}: choose one of {', '.join(builtin_names())}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists and is not empty: choose another folder")
+    recipe = (prompts.shipped() / "recipes" / f"{given.recipe}.yaml").read_text(encoding="utf-8")
+    seeds = "" if "\nseeds:" in recipe else "seeds: seeds.jsonl\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(prompts.shipped() / "recipes" / f"{given.recipe}.yaml", folder / "recipe.yaml")
+        (folder / "recipe.yaml").write_text(f"{recipe}{seeds}templates: templates\n", encoding="utf-8")
         shutil.copy(prompts.shipped() / "seeds" / "seeds.jsonl", folder / "seeds.jsonl")
         shutil.copytree(prompts.shipped() / "prompts", folder / "templates" / "prompts")
     except OSError as e:
@@ -43,8 +46,7 @@ def _init(given: argparse.Namespace) -> int:
     print(f"{folder}/recipe.yaml      the recipe ({given.recipe})")
     print(f"{folder}/seeds.jsonl      seed tasks: put yours in their place, one JSON object a line")
     print(f"{folder}/templates/       the prompts: change what you like, delete the rest")
-    at = shlex.quote(str(folder))
-    print(f"try it without a model:   kdaug check {at}/recipe.yaml --seeds {at}/seeds.jsonl --templates {at}/templates")
+    print(f"try it without a model:   kdaug check {shlex.quote(str(folder))}/recipe.yaml")
     return 0
 
 

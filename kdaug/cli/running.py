@@ -13,7 +13,7 @@ from kdaug.errors import ConfigError
 
 if TYPE_CHECKING:
     from kdaug.recipe import Recipe
-    from kdaug.recipes import RecipeFile
+    from kdaug.recipe_file import RecipeFile
     from kdaug.teacher import Teacher
 
 ROLES = ("teacher", "student", "judge")
@@ -92,13 +92,16 @@ def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recip
     from kdaug import prompts, recipes
     from kdaug.prices import parse_price
     from kdaug.read import read
+    from kdaug.recipe_file import load
 
-    file = recipes.load(given.recipe)
+    file = load(given.recipe)
     for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
         if (value := getattr(given, name, None)) is not None:
             file.put(name, value)
     for model, price in map(parse_price, given.price):
         file.values.setdefault("prices", {})[model] = {"input": price.input, "output": price.output}
+    if (preview := getattr(given, "preview", None)) is not None and preview < 1:
+        raise ConfigError(f"--preview is {preview}: it must be at least 1")
     jobs = [n for name in ("preview", "max_jobs") if (n := getattr(given, name, None)) is not None]
     if jobs:
         file.put("max_jobs", min(jobs))
@@ -113,14 +116,29 @@ def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recip
     beside = Path(file.where).parent / str(written)
     seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
     seeds = read(seeds_from)
-    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=given.templates)
+    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=_templates(given, file))
     return recipe, _teachers(given, file, recipe, teacher)
+
+
+def _templates(given: argparse.Namespace, file: RecipeFile) -> Path | None:
+    """The user's folder of templates: the option's, else the recipe's own, which is taken from beside it."""
+    if given.templates is not None:
+        if not given.templates.is_dir():
+            raise ConfigError(f"--templates {given.templates}: no such folder")
+        return Path(given.templates)
+    written = file.values.get("templates")
+    if written is None:
+        return None
+    if not isinstance(written, str) or not (folder := (file.folder or Path()) / written).is_dir():
+        raise file.error(f"no folder {written!r} beside the recipe", "templates")
+    return folder
 
 
 def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, default: str) -> dict[str, Teacher]:
     """One teacher a role; equal specs share one, so that a model is loaded once."""
     from kdaug import recipes
     from kdaug.recipe import roles_of
+    from kdaug.recipe_file import unknown
 
     roles, asked = file.values.get("roles") or {}, roles_of(recipe)
     if not isinstance(roles, dict):
@@ -128,7 +146,7 @@ def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, defau
     specs: dict[str, str] = {}
     for role, spec in roles.items():
         if role not in ROLES and role not in asked:
-            raise file.error(recipes.unknown("role", str(role), sorted({*ROLES, *asked})), "roles", str(role))
+            raise file.error(unknown("role", str(role), sorted({*ROLES, *asked})), "roles", str(role))
         if not isinstance(spec, str):
             raise file.error(f"expected a teacher such as openai:MODEL, found {spec!r}", "roles", str(role))
         specs[role] = spec
