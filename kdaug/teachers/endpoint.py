@@ -124,7 +124,7 @@ class Endpoint:
         while not self._proven:
             if self._trial is None:
                 return await self._try_out(request)
-            if fatal := await asyncio.shield(self._trial):
+            if fatal := await request.until(asyncio.shield(self._trial)):
                 raise self._error(fatal, request)
         async with self._slots:
             return await self._ask(request)
