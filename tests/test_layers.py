@@ -22,7 +22,7 @@ ROWS = (
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
-        *("terms", "models", "gguf", "chat"),
+        *("terms", "models", "gguf", "chat", "embedding"),
     ),
     ("teachers", "generators", "gates", "train"),
     ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),

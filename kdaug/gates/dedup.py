@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from kdaug.batcher import Batcher
-from kdaug.errors import KdaugError, require, shorten
+from kdaug.embedding import BATCH, Embedder
+from kdaug.errors import require, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
 from kdaug.generator import Generate
-from kdaug.models import find_encoder
 from kdaug.record import Drop, Record
 
 if TYPE_CHECKING:
-    import numpy as np
-    from sentence_transformers import SentenceTransformer
+    from kdaug.embedding import Array
 
-    Array: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]  # [rows, dimensions] or [dimensions]; Any: the shape
-
-BATCH = 32  # beats 128 on a CPU, where texts of like length go together
 # Two float32 sums over the same unit vectors differ by less than this, whatever their order. What comes as near to the
 # threshold is decided by a float64 sum, which does not depend on who else was in the batch.
 SLACK = 1e-4
@@ -66,7 +60,7 @@ class Dedup(Gate):
     threshold: float = 0.9
     model: str | None = None
     on: On = "prompt"
-    _path: str | None = field(default=None, init=False, repr=False, compare=False)
+    _embedder: Embedder | None = field(default=None, init=False, repr=False, compare=False)
     _seed_texts: Mapping[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seeds: _Rows | None = field(default=None, init=False, repr=False, compare=False)
     _kept: _Rows = field(init=False, repr=False, compare=False)
@@ -83,7 +77,8 @@ class Dedup(Gate):
 
     def start(self, seeds: Sequence[Record]) -> Dedup:
         live = replace(self)
-        live._path = find_encoder(self.model).path
+        live._embedder = Embedder(self.model)
+        _ = live._embedder.found  # a folder that holds none is found out now
         live._seed_texts = seed_texts(seeds, self.on)
         return live
 
@@ -136,19 +131,8 @@ class Dedup(Gate):
 
     def _embed(self, texts: list[str]) -> Array:
         """Unit vectors, float32, [texts, dimensions]."""
-        import numpy as np
-
-        assert self._path is not None, "a gate is started before it is used"
-        with _one_at_a_time:
-            raw = _encoder(self._path).encode(texts, batch_size=BATCH, show_progress_bar=False)
-        vectors = np.asarray(raw, np.float32)
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-        if len(bad):
-            what = "a vector of zeros" if lengths[bad[0], 0] == 0 else "numbers that are not finite"
-            raise KdaugError(f"dedup: the model in {self._path} gives {what} for {shorten(texts[bad[0]])!r}")
-        unit: Array = vectors / lengths
-        return unit
+        assert self._embedder is not None, "a gate is started before it is used"
+        return self._embedder.embed(texts)
 
 
 class _Rows:
@@ -198,18 +182,3 @@ class _Rows:
                 id, text = self._labels[place]
                 return _Twin(id, text, score)
         return None
-
-
-_one_at_a_time = (
-    threading.Lock()
-)  # gates of several stages share an encoder, and a tokenizer bears one thread at a time
-
-
-@cache
-def _encoder(path: str) -> SentenceTransformer:
-    """Loaded once in a process; on the GPU where there is one."""
-    from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the run shows its own progress
-    return SentenceTransformer(path)

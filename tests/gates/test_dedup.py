@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,10 @@ def test_a_folder_that_holds_no_encoder_is_found_out_at_the_start(tmp_path: Any)
 
 
 @pytest.mark.slow
-def test_the_real_encoder_finds_a_paraphrase_and_decides_alike_in_any_company() -> None:
+def test_the_real_encoder_finds_a_paraphrase_and_decides_alike_in_any_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDAUG_CACHE", str(tmp_path))
     texts = [
         "How can I learn to play the guitar?",
         "Write a function that sorts a list of numbers.",
@@ -153,7 +157,7 @@ def test_the_real_encoder_finds_a_paraphrase_and_decides_alike_in_any_company() 
 
 
 @pytest.mark.slow
-def test_an_encoder_that_gives_no_numbers_is_an_error(tmp_path: Any) -> None:
+def test_an_encoder_that_gives_no_numbers_is_an_error(tmp_path: Path) -> None:
     """A real model whose weights were ruined, such as by a bad conversion."""
     import torch
     from sentence_transformers import SentenceTransformer
