@@ -250,7 +250,7 @@ def test_an_endpoint_that_refuses_a_schema_is_asked_without(server: FakeOpenAI, 
 @pytest.mark.slow
 def test_a_small_local_model_picks_and_fills(out: Path) -> None:
     """Nothing constrains it but the words; 135M parameters follow those of the shipped templates."""
-    teacher = Local()
+    teacher = Local(dtype="float32")  # as on any machine
     questions = ("Is the sky blue?", "Is ice hot?", "Is two more than one?", "Is a stone alive?")
     outcome = go(out / "choice", teacher, *questions, schema=["yes", "no"], max_tokens=32)
     assert list(answers(outcome)) == list(questions)

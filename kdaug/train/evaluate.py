@@ -41,13 +41,19 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path, data: Any, *, teacher: str | Path | None = None, length: int = 2048, device: str = "auto"
+    model: str | Path,
+    data: Any,
+    *,
+    teacher: str | Path | None = None,
+    length: int = 2048,
+    device: str = "auto",
+    dtype: str = "auto",
 ) -> Evaluation:
     """Judge `model` on completion records, in the same chat template and mask as it is trained.
 
-    Of a Dataset it takes the test split, where there is one. With a `teacher` of the same vocabulary (a name or a
-    folder) it says how close the two are. Raises ConfigError where their vocabularies differ, and what `SFT.fit` raises
-    for wrong data.
+    Of a Dataset it takes the test split, where there is one. `dtype` is as in `SFT`. With a `teacher` of the same
+    vocabulary (a name or a folder) it says how close the two are. Raises ConfigError where their vocabularies differ,
+    and what `SFT.fit` raises for wrong data.
     """
     place, source = pick_device(device), locate(model)
     chat = Chat.load(source)
@@ -57,8 +63,8 @@ def evaluate(
     encoded = encode(data, "completion", chat, length, "test")
     documents = [document for (document,) in encoded.documents]
     with threads():
-        student = load(source, chat, place)
-        guide = None if other is None else load(other, chat, place)
+        student = load(source, chat, place, dtype)
+        guide = None if other is None else load(other, chat, place, dtype)
         nll, kl, top1 = _judge(student, guide, documents, length)
     known = guide is not None
     return Evaluation(

@@ -46,6 +46,7 @@ class DPO:
     seed: int = 0
     save_every: int = 100
     device: str = "auto"
+    dtype: str = "auto"
 
     def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
         """Train `student` (a name or a folder) on preference records and return `out`, the folder of the new model.
@@ -60,7 +61,7 @@ class DPO:
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
             with threads():
-                pupil = load(source, chat, device)
+                pupil = load(source, chat, device, self.dtype)
                 pairs = with_reference(pupil, encoded, folder, self.length)
                 objective = Preference(pupil, self.length, self.beta, self.label_smoothing)
                 train(self, pupil, pairs, objective, folder, on_step)

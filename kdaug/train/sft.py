@@ -29,6 +29,7 @@ class SFT:
     A step is `batch * accumulate` rows of `length` tokens, each packed with whole documents; `batch` rows share a
     forward pass. `lr` rises over the share `warmup` of the steps, then falls to the share `floor` of itself. `clip`
     bounds the gradient's norm (0: not). `save_every`: steps between checkpoints. `device`: auto, cpu, cuda, cuda:1.
+    `dtype`: what it computes in, bfloat16 or float32 (auto: bfloat16 where that is fast); the weights are float32.
     """
 
     epochs: int = 3  # Alpaca
@@ -44,6 +45,7 @@ class SFT:
     seed: int = 0
     save_every: int = 100
     device: str = "auto"
+    dtype: str = "auto"
 
     def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
         """Train `student` (a name or a folder) on completion records and return `out`, the folder of the new model.
@@ -58,7 +60,7 @@ class SFT:
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
             with threads():
-                pupil = load(source, chat, device)
+                pupil = load(source, chat, device, self.dtype)
                 documents = [document for (document,) in encoded.documents]
                 plan = pupil.plan([len(d) for d in documents], self.length)
                 rows = [[documents[i] for i in row] for row in plan]

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
 
 
+DTYPES = ("auto", "bfloat16", "float32")  # what a student computes in; auto: bfloat16 where that is fast
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Student:
     """A causal language model that is trained or judged.
@@ -117,18 +120,21 @@ def _download(repository: str) -> Path:
         raise ConfigError(f"no folder {repository!r} here, and it cannot be had from the Hub: {shorten(str(e))}") from e
 
 
-def load(folder: Path, chat: Chat, device: str) -> Student:
-    """The model, its weights in float32.
+def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
+    """The model, its weights in float32; it computes in `dtype` (see DTYPES).
 
-    Raises TrainError for a model whose logits are not just those of a linear head.
+    Raises ConfigError for another dtype, TrainError for a model whose logits are not just those of a linear head.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
+    half = dtype == "bfloat16" or (dtype == "auto" and computes_in_half(device))
     own = AutoConfig.from_pretrained(folder).dtype or torch.float32
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    student = Student(model, chat, device, computes_in_half(device), own)
+    student = Student(model, chat, device, half, own)
     return replace(student, packs=_keeps_apart(student))
 
 

@@ -315,7 +315,7 @@ def test_a_thought_that_the_prompt_opens_is_no_answer(tmp_path: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
     teacher = Local(str(folder))
     run(teacher.open(tmp_path))
-    (reply,) = together(teacher, ask("What is 1 + 1?", max_tokens=8))
+    (reply,) = together(teacher, ask("What is 1 + 1?", max_tokens=4))
     run(teacher.aclose())
     assert reply.cut
     assert reply.text == ""

@@ -46,7 +46,7 @@ def need_vllm() -> None:
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
     need_vllm()
-    teacher = VLLM(max_model_len=1024)
+    teacher = VLLM(max_model_len=1024, dtype="float32")  # as on any machine: some compute in bfloat16
     run(teacher.open(tmp_path_factory.mktemp("state")))
     yield teacher
     run(teacher.aclose())
@@ -178,7 +178,7 @@ from kdaug.teachers.vllm import VLLM
 
 async def main():
     signal.signal(signal.SIGINT, lambda *_: None)  # a run that finishes what is in flight
-    teacher = VLLM(max_model_len=1024)
+    teacher = VLLM(max_model_len=1024, dtype="float32")  # as on any machine: some compute in bfloat16
     await teacher.open(Path(sys.argv[1]))
     request = Request(user("Tell a long story."), Sampling(max_tokens=200))
     calls = [asyncio.create_task(teacher.generate(request)) for _ in range(4)]

@@ -82,7 +82,7 @@ def test_a_run_whose_engine_is_killed_says_so_and_goes_on_from_there(tmp_path: P
 @pytest.mark.slow
 def test_a_served_model_answers_and_its_death_quotes_its_log(tmp_path: Path) -> None:
     need_vllm()
-    serve = Serve(max_model_len=1024, concurrency=8)
+    serve = Serve(max_model_len=1024, concurrency=8, dtype="float32")
     request = Request(user("What is the capital of France?"), Sampling(temperature=0.0, max_tokens=16))
 
     async def main() -> tuple[str, int]:

@@ -177,7 +177,7 @@ def test_packing_holds_every_document_once_in_full_rows() -> None:
 def test_packed_documents_are_computed_as_if_alone(tiny: Path, answers: list[Record]) -> None:
     chat = Chat.load(tiny)
     documents = [d for (d,) in encode(answers, "completion", chat, 512).documents]
-    student = load(tiny, chat, "cpu")
+    student = load(tiny, chat, "cpu", "float32")
     assert student.packs
     alone = torch.cat([student.sums([d], 512) for d in documents])
     assert len(pack([len(d) for d in documents], 512)) < len(documents)
@@ -187,7 +187,7 @@ def test_packed_documents_are_computed_as_if_alone(tiny: Path, answers: list[Rec
 def test_padding_and_neighbours_change_nothing(tiny: Path, answers: list[Record]) -> None:
     chat = Chat.load(tiny)
     first, second, third = (d for (d,) in encode(answers[:3], "completion", chat, 512).documents)
-    student = load(tiny, chat, "cpu")
+    student = load(tiny, chat, "cpu", "float32")
     alone, _ = student.logprobs(collate([[first]], chat.pad))
     together, owner = student.logprobs(collate([[first], [second, third]], chat.pad))
     torch.testing.assert_close(together[owner == 0], alone)
@@ -196,7 +196,7 @@ def test_padding_and_neighbours_change_nothing(tiny: Path, answers: list[Record]
 def test_half_precision_is_near_and_its_sums_stay_float32(tiny: Path, answers: list[Record]) -> None:
     chat = Chat.load(tiny)
     documents = [d for (d,) in encode(answers, "completion", chat, 512).documents]
-    student = load(tiny, chat, "cpu")
+    student = load(tiny, chat, "cpu", "float32")
     half = replace(student, half=True).sums(documents, 512)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, student.sums(documents, 512), atol=1.0, rtol=1e-2)
@@ -205,7 +205,7 @@ def test_half_precision_is_near_and_its_sums_stay_float32(tiny: Path, answers: l
 
 
 def test_a_model_that_mixes_packed_documents_gets_one_a_row(tiny: Path, answers: list[Record]) -> None:
-    student = replace(load(tiny, Chat.load(tiny), "cpu"), packs=False)
+    student = replace(load(tiny, Chat.load(tiny), "cpu", "float32"), packs=False)
     assert student.plan([5, 6, 7], 512) == [[0], [1], [2]]
 
 

@@ -18,7 +18,7 @@ from kdaug.train.loop import Step
 from kdaug.train.preference import DPO
 from kdaug.train.student import load
 
-FAST = DPO(epochs=4, lr=1e-3, length=256, batch=2, accumulate=3)
+FAST = DPO(epochs=4, lr=1e-3, length=256, batch=2, accumulate=3, dtype="float32")
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

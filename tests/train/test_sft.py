@@ -104,7 +104,7 @@ def test_a_kill_costs_only_the_steps_since_the_checkpoint(tiny: Path, answers: l
 
 
 def test_a_step_is_the_same_however_it_is_split(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
-    once = replace(FAST, epochs=1)
+    once = replace(FAST, epochs=1, dtype="float32")
     replace(once, batch=1, accumulate=4).fit(answers, student=tiny, out=tmp_path / "four")
     replace(once, batch=4, accumulate=1).fit(answers, student=tiny, out=tmp_path / "one")
     thrifty = replace(once, batch=2, accumulate=2, gradient_checkpointing=True)
