@@ -7,6 +7,8 @@ from kdaug.errors import ParseError as ParseError
 from kdaug.errors import TeacherError as TeacherError
 from kdaug.gate import Gate as Gate
 from kdaug.gate import Prepared as Prepared
+from kdaug.gates.decontaminate import Benchmark as Benchmark
+from kdaug.gates.decontaminate import Decontaminate as Decontaminate
 from kdaug.gates.dedup import Dedup as Dedup
 from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters

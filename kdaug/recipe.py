@@ -169,7 +169,7 @@ def _describe(part: object) -> Any:
         fields = {
             f.name: getattr(part, f.name)
             for f in dataclasses.fields(part)
-            if f.init and f.metadata.get("fingerprint", True)
+            if f.metadata.get("fingerprint", f.init)
         }
     else:
         fields = {k: v for k, v in vars(part).items() if not k.startswith("_")}

@@ -41,6 +41,7 @@ GATES = {
     "dedup": "kdaug.gates.dedup:Dedup",
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",
+    "decontaminate": "kdaug.gates.decontaminate:Decontaminate",
 }
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
