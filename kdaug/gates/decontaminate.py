@@ -53,7 +53,9 @@ class Benchmark:
     def __post_init__(self) -> None:
         columns = (self.columns,) if isinstance(self.columns, str) else tuple(self.columns or ())
         if not columns or not all(isinstance(name, str) for name in columns):
-            raise ConfigError(f"columns is {self.columns!r}: give the names of those with the texts, such as [question]")
+            raise ConfigError(
+                f"columns is {self.columns!r}: give the names of those with the texts, such as [question]"
+            )
         digest, items, row, seen = hashlib.blake2b(digest_size=8), list[Item](), 0, dict[str, None]()
         for row, (place, cells) in enumerate(rows_of(self.data, split=self.split, config=self.config), 1):
             if not isinstance(cells, Mapping):

@@ -78,7 +78,9 @@ def test_hits_are_those_of_comparing_all_with_all(
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.lists(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=6), min_size=1, max_size=2), TEXTS, st.integers(1, 3)
+    st.lists(st.lists(TEXTS.filter(str.strip), min_size=1, max_size=6), min_size=1, max_size=2),
+    TEXTS,
+    st.integers(1, 3),
 )
 def test_no_collision_of_hashes_makes_a_hit(groups: list[list[str]], said: str, shortest: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
