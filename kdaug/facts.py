@@ -139,7 +139,9 @@ class Teller:
         benchmarks = reports.get("decontaminate", {}).get("benchmarks")
         if isinstance(benchmarks, dict):
             hit, none = overlaps(journal, index), {"records": 0, "items": 0, "longest": 0}
-            facts["overlaps"] = {name: {**known, **hit.get(name, none)} for name, known in benchmarks.items()}
+            facts["overlaps"] = {
+                name: {**known, **hit.get(name, none)} for name, known in benchmarks.items() if isinstance(known, dict)
+            }
         return facts
 
     def _spent(self, bill: Mapping[str, Any]) -> str:

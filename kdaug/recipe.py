@@ -29,10 +29,10 @@ class Recipe:
     """What is to be made: a source of parents, and stages that make records of them.
 
     `target`: records that the last stage is to keep. `select`: which of them make the dataset; it is applied when that
-    is derived, so another one may be named later, and nothing is asked anew. `max_jobs`: draws from the source at most. `max_cost` (US
-    dollars), `max_tokens` and `max_calls` are never exceeded, all resumed parts of a run together; after `max_time`
-    seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every random choice
-    of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
+    is derived, so another one may be named later, and nothing is asked anew. `max_jobs`: draws from the source at most.
+    `max_cost` (US dollars), `max_tokens` and `max_calls` are never exceeded, all resumed parts of a run together; after
+    `max_time` seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every
+    random choice of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
     `max_failure_rate`: the run stops when more of the last 200 jobs than this failed at the teacher. `templates`: a
     folder whose files replace shipped templates of the same name.
 

@@ -80,7 +80,8 @@ class Pool:
         import numpy as np
 
         at = {place: row for row, place in enumerate(places)}
-        embedder, texts, rows, found = Embedder(model), list[str](), list[int](), np.zeros((len(places), 1), np.float32)
+        embedder, texts, rows = Embedder(model), list[str](), list[int]()
+        found: Array = np.zeros((len(places), 1), np.float32)
 
         def flush() -> None:
             nonlocal found
@@ -89,7 +90,8 @@ class Pool:
                 if found.shape[1] != vectors.shape[1]:
                     found = np.zeros((len(places), vectors.shape[1]), np.float32)
                 found[rows] = vectors
-                texts.clear(), rows.clear()
+                texts.clear()
+                rows.clear()
 
         for place, record in enumerate(self.records()):
             if place in at and (text := text_of(spoken(record, on))).strip():

@@ -85,7 +85,7 @@ class Decontaminate(Gate):
     ["question"]}}`. Each message of the prompt (system messages aside) is looked at by itself; `on` may also be
     `completion` or `record` (both). In a stage before the answers are written, it costs nothing that is then dropped.
 
-    Lexical: `ngram` words in a row, 13 as for GPT-3 and UltraFeedback (arXiv 2310.01377, §3); fewer, down to `shortest`,
+    Lexical: `ngram` words in a row, 13 as for GPT-3 and UltraFeedback (arXiv 2310.01377); fewer, down to `shortest`,
     where a benchmark's own texts are short; see `Overlaps`, also for `match`. In scripts without spaces a character is
     a word. `threshold`: also drop where the cosine of the embeddings is above it; `model` as in `Dedup`.
 
@@ -183,7 +183,7 @@ class Decontaminate(Gate):
         if self._vectors is None:
             self._vectors = self._embedder.embed([item.text for _, item in self._items])
         vectors = self._embedder.embed(texts)
-        best = np.full(len(texts), -2.0, np.float32)
+        best: Any = np.full(len(texts), -2.0, np.float32)
         for start in range(0, len(self._vectors), BLOCK):
             best = np.maximum(best, (vectors @ self._vectors[start : start + BLOCK].T).max(axis=1))
         return [self._exact(vector, float(least) - SLACK) for vector, least in zip(vectors, best, strict=True)]
@@ -206,8 +206,8 @@ def _read(against: Mapping[str, Any]) -> Iterator[tuple[str, Benchmark]]:  # Any
             continue
         if not isinstance(given, Mapping) or not {"data", "columns"} <= set(given) <= set(known):
             raise ConfigError(
-                f"decontaminate: against.{name} is {shorten(repr(given), 80)}: give data and columns (and perhaps split "
-                "and config)"
+                f"decontaminate: against.{name} is {shorten(repr(given), 80)}: give data and columns (and "
+                "perhaps split and config)"
             )
         try:
             yield str(name), Benchmark(**given)

@@ -21,7 +21,7 @@ Match: TypeAlias = Literal["ngram", "substring"]
 
 
 class Shared(NamedTuple):
-    """`text`: the place of the text that was hit; `run`: the words that both have in a row; `whole`: all of its words."""
+    """`text`: the place of the text that was hit; `run`: the words that both have in a row; `whole`: all it has."""
 
     text: int
     run: Sequence[str]
@@ -63,7 +63,7 @@ class Overlaps:
         counts = np.frombuffer(lengths, np.int64)
         ends = np.cumsum([len(group) for group in groups])
         self.n = [_percentile(part, shortest, ngram) for part in np.split(counts, ends[:-1])]
-        limits = np.repeat(self.n, [len(group) for group in groups])
+        limits: Ints = np.repeat(self.n, [len(group) for group in groups])
         self._needed = np.where(counts < shortest, 0, counts if match == "substring" else np.minimum(counts, limits))
         self._runs = _runs(np.frombuffer(hashes, np.uint64), counts, self._needed)
 
@@ -159,7 +159,7 @@ def _runs(hashes: Ints, counts: Ints, needed: Ints) -> dict[int, _Runs]:
     import numpy as np
 
     sums, found = _sums(hashes), {}
-    owners = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    owners: Ints = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
     for length in np.unique(needed[needed > 0]).tolist():
         first = owners[: len(owners) - length + 1]
         inside = np.flatnonzero((needed[first] == length) & (first == owners[length - 1 :]))
@@ -173,9 +173,9 @@ def _owners(runs: _Runs, windows: Ints) -> list[Ints]:
     """For each window, the texts with a run of its hash."""
     import numpy as np
 
-    starts = np.searchsorted(runs.hashes, windows, "left")
+    starts: Any = np.searchsorted(runs.hashes, windows, "left")
     hits = np.flatnonzero(runs.hashes[np.minimum(starts, len(runs.hashes) - 1)] == windows)
-    ends = np.searchsorted(runs.hashes, windows[hits], "right")
+    ends: Any = np.searchsorted(runs.hashes, windows[hits], "right")
     return [runs.owners[start:end] for start, end in zip(starts[hits].tolist(), ends.tolist(), strict=True)]
 
 
@@ -183,7 +183,7 @@ def _sums(hashes: Ints) -> Ints:
     """Of the first 0, 1, 2, … words: the sum of hash x BASE^place, modulo 2^64."""
     import numpy as np
 
-    sums = np.zeros(len(hashes) + 1, np.uint64)
+    sums: Ints = np.zeros(len(hashes) + 1, np.uint64)
     np.cumsum(hashes * _powers(BASE, len(hashes)), out=sums[1:])
     return sums
 
@@ -208,6 +208,7 @@ def _first_powers(base: int) -> Ints:
 def _made_powers(base: int, count: int) -> Ints:
     import numpy as np
 
-    powers = np.full(count, base, np.uint64)
+    powers: Ints = np.full(count, base, np.uint64)
     powers[:1] = 1
-    return np.cumprod(powers, dtype=np.uint64)
+    np.cumprod(powers, out=powers)
+    return powers

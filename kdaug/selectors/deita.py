@@ -21,9 +21,9 @@ class Deita:
     """Walks from the highest score down and takes a record unless its cosine with one already taken is above
     `threshold`, until there are `n` (arXiv 2312.15685, §2.4; 6,000 of 300,000 in the paper).
 
-    `score` names what is sorted by, or a product (`complexity*quality`, the paper's evol score); equal ones go by id. The
-    text that is embedded is that `on`: `prompt`, `completion` or `record` (both, as in the paper); `model` as in
-    `Dedup`. Only as many records are embedded as the walk comes to.
+    `score` names what is sorted by, or a product (`complexity*quality`, the paper's evol score); equal ones go by id.
+    What is embedded is the `prompt`, the `completion` or, `on="record"`, both, as in the paper; `model` as in `Dedup`.
+    Only as many records are embedded as the walk comes to.
 
     Leaves out `select:near` with rank, score, the nearest record taken before and its cosine, `select:beyond` (n was
     reached before its rank), `select:no_score` and `select:empty`.

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from kdaug.record import Drop, Part
 from kdaug.selector import EMPTY, Pool, Selection, check_embedding, check_n
+
+if TYPE_CHECKING:
+    from kdaug.selector import Array
 
 
 @dataclass(frozen=True)
 class KCenter:
     """Begins with the record that is nearest to the mean of all, and takes again and again the one whose nearest taken
-    one is the farthest (Gonzalez 1985; Sener & Savarese, arXiv 1708.00489), by the cosine of embeddings, until there are
-    `n`. The largest distance to a taken one is at most twice the least possible. `model` and `on` as in `Deita`.
+    one is the farthest (Gonzalez 1985; Sener & Savarese, arXiv 1708.00489), by the cosine of embeddings, until there
+    are `n`. The largest distance to a taken one is at most twice the least possible. `model` and `on` as in `Deita`.
 
     Leaves out `select:covered` with the nearest taken record and the cosine, and `select:empty`.
     """
@@ -35,8 +38,8 @@ class KCenter:
         there = np.flatnonzero(vectors.any(axis=1))
         vectors = vectors[there]
         places = [order[row] for row in there.tolist()]
-        cosines = np.full(len(places), -2.0, np.float32)
-        nearest = np.zeros(len(places), np.int64)
+        cosines: Array = np.full(len(places), -2.0, np.float32)
+        nearest: Array = np.zeros(len(places), np.int64)
         taken: list[int] = []
         while len(taken) < min(self.n, len(places)):
             row = int(np.argmin(cosines)) if taken else int(np.argmax(vectors @ vectors.mean(axis=0)))

@@ -15,7 +15,7 @@ ROUNDS = 25  # of k-means; FAISS's own default
 @dataclass(frozen=True)
 class Quota:
     """Sorts the records into `clusters` topics (spherical k-means of their embeddings, by FAISS) and takes as equal a
-    number of each as there are, `n` in all: by `score` where one is named, else what is nearest to the cluster's center.
+    number of each as there are, `n` in all: by `score` where one is named, else what is nearest to its center.
     `seed` is that of k-means; `model` and `on` as in `Deita`.
 
     Leaves out `select:quota` with the cluster, the rank in it, its quota and its size, `select:no_score` and

@@ -183,7 +183,8 @@ def test_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written = tmp_path / "r.yaml"
     against = f"{{sums: {{data: {bench(tmp_path)}, split: test, columns: [question]}}}}"
     written.write_text(
-        f"stages:\n  - generator: pass\n    gates: [{{decontaminate: {{against: {against}}}}}]\n  - generator: respond\n"
+        "stages:\n  - generator: pass\n"
+        f"    gates: [{{decontaminate: {{against: {against}}}}}]\n  - generator: respond\n"
     )
     given = tmp_path / "seeds.jsonl"
     given.write_text("".join(json.dumps({"prompt": q}) + "\n" for q in (*QUESTIONS, "Name a river.")), "utf-8")
