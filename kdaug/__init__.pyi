@@ -7,6 +7,8 @@ from kdaug.errors import ParseError as ParseError
 from kdaug.errors import TeacherError as TeacherError
 from kdaug.gate import Gate as Gate
 from kdaug.gate import Prepared as Prepared
+from kdaug.gates.decontaminate import Benchmark as Benchmark
+from kdaug.gates.decontaminate import Decontaminate as Decontaminate
 from kdaug.gates.dedup import Dedup as Dedup
 from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
@@ -34,6 +36,11 @@ from kdaug.record import user as user
 from kdaug.runnable import as_runnable as as_runnable
 from kdaug.running import arun as arun
 from kdaug.running import run as run
+from kdaug.selectors.balance import Balance as Balance
+from kdaug.selectors.deita import Deita as Deita
+from kdaug.selectors.k_center import KCenter as KCenter
+from kdaug.selectors.quota import Quota as Quota
+from kdaug.selectors.top_k import TopK as TopK
 from kdaug.source import Each as Each
 from kdaug.source import GrowingPool as GrowingPool
 from kdaug.stage import Stage as Stage

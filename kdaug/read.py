@@ -57,6 +57,11 @@ def stream(source: str | Path, *, split: str = "train", config: str | None = Non
         yield record
 
 
+def rows_of(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Placed]:
+    """The rows as they are, whatever their shape, each with its place. Raises ConfigError as `read` does."""
+    yield from _rows(source, split, config)
+
+
 def _open(source: str | Path, split: str, config: str | None) -> tuple[Shape, Iterator[Placed]]:
     """The shape, by the first row, and all rows."""
     rows = _rows(source, split, config)

@@ -16,7 +16,8 @@ from kdaug.plain_yaml import plain_yaml
 
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
-    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "roles",
+    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select", "stages",
+    "roles",
 )  # fmt: skip
 
 
@@ -67,6 +68,8 @@ class RecipeFile:
         if first in FIELDS:
             return [[]]
         found: list[list[str | int]] = []
+        if first in _names(self.values.get("select")):
+            found.append(["select", first])
         for s, stage in enumerate(self.values.get("stages") or []):
             if not isinstance(stage, dict):
                 continue

@@ -41,6 +41,14 @@ GATES = {
     "dedup": "kdaug.gates.dedup:Dedup",
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",
+    "decontaminate": "kdaug.gates.decontaminate:Decontaminate",
+}
+SELECTORS = {
+    "deita": "kdaug.selectors.deita:Deita",
+    "k_center": "kdaug.selectors.k_center:KCenter",
+    "quota": "kdaug.selectors.quota:Quota",
+    "balance": "kdaug.selectors.balance:Balance",
+    "top_k": "kdaug.selectors.top_k:TopK",
 }
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
@@ -71,6 +79,8 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
     plain["prices"] = _prices(file)
     built = [_stage(file, stage, number) for number, stage in enumerate(stages)]
     source = _source(file, seeds)
+    if file.values.get("select") is not None:
+        plain["select"] = _make(file, SELECTORS, "selector", file.values["select"], "select")
     try:
         return Recipe(source, built, name=file.name, seeds_from=seeds_from, templates=templates, **plain)
     except ConfigError as e:

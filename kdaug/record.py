@@ -13,6 +13,7 @@ import orjson
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Kind: TypeAlias = Literal["prompt", "completion", "preference", "unpaired"]
+Part: TypeAlias = Literal["prompt", "completion", "record"]
 KINDS: tuple[Kind, ...] = ("prompt", "completion", "preference", "unpaired")
 
 
@@ -71,6 +72,13 @@ def text_of(messages: Sequence[Message] | None) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{m.role}: {m.content}" for m in messages)
+
+
+def spoken(record: Record, part: Part) -> Messages:
+    """The messages of a part, without system messages, which many records share. `record`: all of them."""
+    prompt = tuple(m for m in record.prompt if m.role != "system")
+    answers = (*(record.completion or ()), *(record.rejected or ()))
+    return {"prompt": prompt, "completion": answers, "record": (*prompt, *answers)}[part]
 
 
 class Origin(Protocol):

@@ -22,9 +22,10 @@ ROWS = (
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
+        "selector",
         *("terms", "models", "gguf", "chat", "embedding"),
     ),
-    ("teachers", "generators", "gates", "train"),
+    ("teachers", "generators", "gates", "selectors", "train"),
     ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli", "__main__"),
 )
