@@ -304,10 +304,9 @@ class _Run:
     def _dropped(self, journal: Journal) -> Iterator[DroppedRow]:
         for index in range(len(self._recipe.stages)):
             name, redone = stage_name(self._recipe, index), journal.superseded(index)
-            for job, commit in enumerate(journal.commits(index)):
-                for row in commit.dropped:
-                    if Failed(job, row.child) not in redone:
-                        yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
+            for job, row in journal.dropped(index):
+                if Failed(job, row.child) not in redone:
+                    yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         draft = self._out / "run.json.tmp"
