@@ -143,6 +143,8 @@ class Engine:
                 await self._moved.wait()
             line.jobs.put_nowait(self._start(line, job))
             number += 1
+            if number < line.window:
+                await asyncio.sleep(0)  # the first calls are on their way while the window fills
         line.jobs.put_nowait(None)
 
     def _ahead(self, line: Line) -> bool:

@@ -213,6 +213,12 @@ class Journal:
             for _, record in orjson.loads(kept):
                 yield Record.from_json(record)
 
+    def dropped(self, stage: int) -> Iterator[tuple[int, Dropped]]:
+        """(job, drop) of what the stage dropped, in order; the kept are not even parsed."""
+        for job, (_, dropped) in enumerate(self._commit_rows(stage)):
+            for drop in _dropped(dropped):
+                yield job, drop
+
     def asked(self, stage: int) -> int:
         """One more than the highest job number of the stage that has a reply."""
         [(newest,)] = self.select("SELECT max(job) FROM replies WHERE stage = ?", stage)

@@ -175,21 +175,23 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """All that is not empty, as plain JSON values: `from_json` gives the equal record."""
-        full: dict[str, Any] = {
-            "prompt": _plain(self.prompt),
-            "completion": _plain(self.completion),
-            "rejected": _plain(self.rejected),
-            "label": self.label,
-            "tools": list(self.tools),
-            "scores": dict(self.scores),
-            "parents": list(self.parents),
-            "roots": list(self.roots),
-            "by": self.by,
-            "teachers": list(self.teachers),
-            "replies": list(self.replies),
-            "meta": dict(self.meta),
-        }
-        return {name: value for name, value in full.items() if value not in (None, [], {})}
+        plain: dict[str, Any] = {"prompt": _plain(self.prompt)}
+        if self.completion is not None:
+            plain["completion"] = _plain(self.completion)
+        if self.rejected is not None:
+            plain["rejected"] = _plain(self.rejected)
+        if self.label is not None:
+            plain["label"] = self.label
+        for name in ("tools", "parents", "roots", "teachers", "replies"):
+            if values := getattr(self, name):
+                plain[name] = list(values)
+        if self.by:
+            plain["by"] = self.by
+        if self.scores:
+            plain["scores"] = dict(self.scores)
+        if self.meta:
+            plain["meta"] = dict(self.meta)
+        return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Record:

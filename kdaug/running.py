@@ -328,10 +328,9 @@ class _Run:
     def _dropped(self, journal: Journal, chosen: Chosen | None = None) -> Iterator[DroppedRow]:
         for index in range(len(self._recipe.stages)):
             name, redone = stage_name(self._recipe, index), journal.superseded(index)
-            for job, commit in enumerate(journal.commits(index)):
-                for row in commit.dropped:
-                    if Failed(job, row.child) not in redone:
-                        yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
+            for job, row in journal.dropped(index):
+                if Failed(job, row.child) not in redone:
+                    yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
         if chosen is not None and self._recipe.select is not None:
             name, last = f"select.{self._recipe.select.name}", len(self._recipe.stages) - 1
             kept = ((job, k.record) for job, commit in enumerate(journal.commits(last)) for k in commit.kept)
