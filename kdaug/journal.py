@@ -263,6 +263,11 @@ class Journal:
         rows = self.select("SELECT record FROM seeds WHERE id = ?", id)
         return Record.from_json(orjson.loads(rows[0][0])) if rows else None
 
+    def seeds(self) -> Iterator[Record]:
+        """All of them, in their order."""
+        for (record,) in self.select("SELECT record FROM seeds ORDER BY rowid"):
+            yield Record.from_json(orjson.loads(record))
+
     def superseded(self, stage: int) -> set[Failed]:
         """The drops that count no more, as a later job has tried the same again."""
         decided = self.committed(stage)

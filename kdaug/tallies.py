@@ -103,6 +103,15 @@ def failures(journal: Journal) -> dict[str, int]:
     return {snake_case(cause): count for cause, count in rows}
 
 
+def cut_replies(journal: Journal) -> dict[str, tuple[int, int]]:
+    """By teacher, how many replies there are, and how many of them ended at `max_tokens`."""
+    rows = journal.select(
+        "SELECT teacher, count(*), sum(json_extract(CAST(reply AS TEXT), '$.finish_reason') = 'length') FROM replies "
+        "WHERE NOT failed GROUP BY teacher ORDER BY teacher"
+    )
+    return {teacher: (number, cut or 0) for teacher, number, cut in rows}
+
+
 def fits(journal: Journal) -> dict[str, dict[str, int]]:
     """By teacher, what became of the replies that had to have a form: `valid` at once, `repaired`, `corrected` in a
     second turn, or `failed`."""

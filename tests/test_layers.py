@@ -26,7 +26,10 @@ ROWS = (
         *("terms", "models", "gguf", "chat", "embedding"),
     ),
     ("teachers", "generators", "gates", "selectors", "train"),
-    ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
+    (
+        *("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
+        *("diversity", "topics", "survey", "measures", "plots", "page", "report"),
+    ),
     ("cli", "__main__"),
 )
 FOLDERS = ROWS[3]
@@ -43,6 +46,7 @@ HEAVY = {
     "numba",
     "numpy",
     "openai",
+    "plotly",
     "pyarrow",
     "rich",
     "sentence_transformers",
