@@ -241,7 +241,7 @@ def _above(common, m, n, ties):  # type: ignore[no-untyped-def]
 
 
 @_inner
-def _walk(pool, link, i, m, since, best, masks, ties):  # type: ignore[no-untyped-def]
+def _walk(pool, link, i, m, best, masks, ties):  # type: ignore[no-untyped-def]
     """The earliest text above the threshold in a list, before `best`; `best` where there is none."""
     query, starts = pool.counts[QUERY], pool.starts
     found = best
@@ -250,8 +250,6 @@ def _walk(pool, link, i, m, since, best, masks, ties):  # type: ignore[no-untype
         for h in range(held, 0, -1):
             entry = pool.links[link, h]
             place = entry >> 32
-            if place < since:
-                return found
             n, position = (entry >> 16) & TOP, entry & TOP
             if n == TOP:
                 n = starts[place + 1] - starts[place]
@@ -266,10 +264,10 @@ def _walk(pool, link, i, m, since, best, masks, ties):  # type: ignore[no-untype
     return found
 
 
-def _search(pool, tokens, since, ties):  # type: ignore[no-untyped-def]
-    """The place of the earliest text above the threshold, from `since` on, and the LCS; (-1, 0) where there is none."""
+def _search(pool, tokens, ties):  # type: ignore[no-untyped-def]
+    """The place of the earliest text above the threshold, and the LCS; (-1, 0) where there is none."""
     m, cut, none = len(tokens), pool.counts[CUT], pool.counts[TEXTS]
-    if m == 0 or none <= since:
+    if m == 0:
         return np.int64(-1), np.int64(0)
     pool.counts[QUERY] += 1
     order = _ordered(pool, tokens)
@@ -282,12 +280,12 @@ def _search(pool, tokens, since, ties):  # type: ignore[no-untyped-def]
     for i in range(first):
         frequent = order[i] >= cut
         if not frequent or singles:
-            found = _walk(pool, pool.heads[abs(order[i])], i, m, since, found, masks, ties)
+            found = _walk(pool, pool.heads[abs(order[i])], i, m, found, masks, ties)
         if frequent and shortest <= SHORT:
             for j in range(i + 1, min(m, first + 1)):
                 row = _find(pool.pairs, (order[i] << 31) | order[j])
                 if pool.pairs[row, 0] != 0:
-                    found = _walk(pool, pool.pairs[row, 1], i, m, since, found, masks, ties)
+                    found = _walk(pool, pool.pairs[row, 1], i, m, found, masks, ties)
     common = np.int64(0)
     if found < none:
         common = _common(masks, pool.local, pool.tokens[pool.starts[found] : pool.starts[found + 1]], m)
@@ -364,7 +362,7 @@ def _empty(least: Array) -> Pool:
 
 
 _example, _words = _empty(np.zeros(8, np.int32)), np.zeros(0, np.int32)
-search = _compiled(_example, _words, 0, 0.7)(_search)
+search = _compiled(_example, _words, 0.7)(_search)
 add = _compiled(_example, _words)(_add)
 index_from = _compiled(_example, 0)(_index_from)
 occurrences = _compiled(_example, _example.starts)(_occurrences)
@@ -393,9 +391,13 @@ class CompiledIndex:
             self._rank_at *= 2
             self._rank()
 
-    def earliest(self, tokens: Sequence[int], since: int = 0) -> tuple[int, int] | None:
-        place, common = search(self._pool, self._array(tokens), since, self._ties)
-        return None if place < 0 else (place, common)
+    def earliest(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+        array = self._array(tokens)  # first: it makes room
+        place, common = search(self._pool, array, self._ties)
+        if place < 0:
+            return None
+        starts = self._pool.starts
+        return place, 2 * common / int(len(tokens) + starts[place + 1] - starts[place])
 
     def _array(self, tokens: Sequence[int]) -> Array:
         """The tokens as an array, with room for all that the kernels look up by their number or their length."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -66,11 +65,11 @@ class Rule:
 
 class Index(Protocol):
     """Texts as the numbers of their words, in the order in which they were added. `earliest`: the place of the first
-    one from `since` on that is above the threshold, and the LCS with it."""
+    one that is above the threshold, and its F."""
 
     def __len__(self) -> int: ...
     def add(self, tokens: Sequence[int]) -> None: ...
-    def earliest(self, tokens: Sequence[int], since: int = 0) -> tuple[int, int] | None: ...
+    def earliest(self, tokens: Sequence[int]) -> tuple[int, float] | None: ...
 
 
 class PlainIndex:
@@ -99,21 +98,21 @@ class PlainIndex:
             self._holders.setdefault(key, []).append((len(self.texts), n, n - position))
         self.texts.append(tokens)
 
-    def earliest(self, tokens: Sequence[int], since: int = 0) -> tuple[int, int] | None:
-        for place in self._candidates(tokens, since):
+    def earliest(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+        for place in self._candidates(tokens):
             other = self.texts[place]
             least = self._rule.least(len(tokens) + len(other))
             common = LCSseq.similarity(tokens, other, score_cutoff=least)
             if common >= least and self._rule.above(common, len(tokens), len(other)):
-                return place, common
+                return place, 2 * common / (len(tokens) + len(other))
         return None
 
-    def _candidates(self, tokens: Sequence[int], since: int) -> list[int]:
+    def _candidates(self, tokens: Sequence[int]) -> list[int]:
         m, least = len(tokens), self._rule.least
         found: set[int] = set()
         for position, key in enumerate(self._prefix(tokens)):
             left, holders = m - position, self._holders.get(key, [])
-            for place, n, other_left in holders[bisect_left(holders, (since,)) :]:
+            for place, n, other_left in holders:
                 c = least(m + n)
                 if left >= c and other_left >= c:
                     found.add(place)
@@ -152,8 +151,8 @@ class Pool:
         found = self._index.earliest(tokens)
         if found is None:
             return None
-        place, common = found
-        return Twin(*self._labels[place], 2 * common / (len(tokens) + self._index.length(place)))
+        place, score = found
+        return Twin(*self._labels[place], score)
 
     @property
     def outgrown(self) -> bool:
