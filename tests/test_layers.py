@@ -43,6 +43,7 @@ HEAVY = {
     "numpy",
     "openai",
     "pyarrow",
+    "rensa",
     "rich",
     "sentence_transformers",
     "torch",
