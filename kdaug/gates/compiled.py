@@ -44,6 +44,7 @@ class Pool(NamedTuple):
     tokens: Array  # int32 [room]
     starts: Array  # int64 [room]: text i is tokens[starts[i]:starts[i + 1]]
     looked: Array  # int64 [room]: the last query that met text i
+    signs: Array  # uint64 [room, 2]: a bit for every key of text i, several keys to a bit
     first: Array  # int32 [different words]: the key of a word's first occurrence, or -1
     again: Array  # int32 [keys]: the key of the next occurrence, or -1
     rank: Array  # int32 [keys that were ranked]
@@ -101,6 +102,19 @@ def _keys(pool, tokens):  # type: ignore[no-untyped-def]
     for token in tokens:
         last[token] = 0
     return keys
+
+
+@_inner
+def _sign(pool, tokens):  # type: ignore[no-untyped-def]
+    """128 bits: of two texts with m and n keys, m less the bits that only the first has are shared at most."""
+    low, high = _0, _0
+    for key in _keys(pool, tokens):
+        at = (np.uint64(key) * _MIX) >> np.uint64(57)
+        if at < np.uint64(64):
+            low |= _1 << at
+        else:
+            high |= _1 << (at - np.uint64(64))
+    return low, high
 
 
 @_inner
@@ -241,7 +255,7 @@ def _above(common, m, n, ties):  # type: ignore[no-untyped-def]
 
 
 @_inner
-def _walk(pool, link, i, m, best, masks, ties):  # type: ignore[no-untyped-def]
+def _walk(pool, link, i, m, best, sign, masks, ties):  # type: ignore[no-untyped-def]
     """The earliest text above the threshold in a list, before `best`; `best` where there is none."""
     query, starts = pool.counts[QUERY], pool.starts
     found = best
@@ -257,6 +271,11 @@ def _walk(pool, link, i, m, best, masks, ties):  # type: ignore[no-untyped-def]
             if place >= found or m - i < needs or n - position < needs or pool.looked[place] == query:
                 continue
             pool.looked[place] = query
+            low, high = pool.signs[place, 0], pool.signs[place, 1]
+            if _ones(sign[0] & ~low) + _ones(sign[1] & ~high) > m - needs:
+                continue
+            if _ones(low & ~sign[0]) + _ones(high & ~sign[1]) > n - needs:
+                continue
             common = _common(masks, pool.local, pool.tokens[starts[place] : starts[place + 1]], m)
             if common >= needs and _above(common, m, n, ties):
                 found = place
@@ -275,17 +294,17 @@ def _search(pool, tokens, ties):  # type: ignore[no-untyped-def]
     needs = np.int64(pool.least[m + shortest])
     first = m - needs + 1
     singles = needs == 1 or pool.least[m + SHORT + 1] <= m  # a longer text is posted under its frequent words, too
-    masks = _masks(pool.local, tokens)
+    sign, masks = _sign(pool, tokens), _masks(pool.local, tokens)
     found = none
     for i in range(first):
         frequent = order[i] >= cut
         if not frequent or singles:
-            found = _walk(pool, pool.heads[abs(order[i])], i, m, found, masks, ties)
+            found = _walk(pool, pool.heads[abs(order[i])], i, m, found, sign, masks, ties)
         if frequent and shortest <= SHORT:
             for j in range(i + 1, min(m, first + 1)):
                 row = _find(pool.pairs, (order[i] << 31) | order[j])
                 if pool.pairs[row, 0] != 0:
-                    found = _walk(pool, pool.pairs[row, 1], i, m, found, masks, ties)
+                    found = _walk(pool, pool.pairs[row, 1], i, m, found, sign, masks, ties)
     common = np.int64(0)
     if found < none:
         common = _common(masks, pool.local, pool.tokens[pool.starts[found] : pool.starts[found + 1]], m)
@@ -312,6 +331,8 @@ def _add(pool, tokens):  # type: ignore[no-untyped-def]
         return False
     pool.tokens[begin : begin + m] = tokens
     pool.starts[place + 1] = begin + m
+    low, high = _sign(pool, tokens)
+    pool.signs[place, 0], pool.signs[place, 1] = low, high
     pool.counts[TEXTS] += 1
     pool.counts[WORDS] += m
     _index(pool, place)
@@ -349,6 +370,7 @@ def _empty(least: Array) -> Pool:
         tokens=np.zeros(1 << 12, np.int32),
         starts=np.zeros(1 << 10, np.int64),
         looked=np.zeros(1 << 10, np.int64),
+        signs=np.zeros((1 << 10, 2), np.uint64),
         first=np.full(1 << 12, -1, np.int32),
         again=np.full(1 << 12, -1, np.int32),
         rank=np.zeros(0, np.int32),
@@ -422,6 +444,7 @@ class CompiledIndex:
             pool = pool._replace(tokens=_longer(pool.tokens, words))
         if (texts := counts[TEXTS] + 2) > len(pool.starts):
             pool = pool._replace(starts=_longer(pool.starts, texts), looked=_longer(pool.looked, texts))
+            pool = pool._replace(signs=_longer(pool.signs, texts))
         if (links := counts[LINKS] + length + SHORT * SHORT) > len(pool.links):
             pool = pool._replace(links=_longer(pool.links, links))
         if 2 * (counts[PAIRS] + SHORT * SHORT) > len(pool.pairs):
