@@ -2,7 +2,7 @@
 
 A stream of sentences with planted near-copies (benchmarks/sentences.py): what is above 0.7 with a kept text goes.
 CPU time of one thread, tokenizing included. rouge_score and rapidfuzz compare with every kept text, so they are timed
-on the start of the stream; rouge_score's time at 10,000 follows from its time a pair and the pairs that rapidfuzz needed.
+on the start of the stream; rouge_score's time at 10,000 follows from its time a pair and the pairs of rapidfuzz.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The minhash gate's method beside datasketch and rensa alone, all against the exact answer.
 
-The exact answer: a text whose Jaccard similarity of word 3-grams with an earlier kept one is above 0.7 is dropped; found
+The exact answer: a text whose Jaccard similarity of word 3-grams with an earlier kept one is above 0.7 goes; found
 through an inverted index of shingles, without hashing. Recall is over the exact drops; a wrong drop is one that the
 exact answer keeps. CPU time of one thread, tokenizing included.
 """
