@@ -13,6 +13,7 @@ from kdaug.gates.dedup import Dedup as Dedup
 from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
+from kdaug.gates.minhash import MinHash as MinHash
 from kdaug.gates.rouge import Rouge as Rouge
 from kdaug.generator import Generate as Generate
 from kdaug.generator import Generator as Generator

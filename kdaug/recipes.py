@@ -38,6 +38,7 @@ GENERATORS = {
 GATES = {
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "rouge": "kdaug.gates.rouge:Rouge",
+    "minhash": "kdaug.gates.minhash:MinHash",
     "dedup": "kdaug.gates.dedup:Dedup",
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",

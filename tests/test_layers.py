@@ -48,12 +48,16 @@ HEAVY = {
     "openai",
     "plotly",
     "pyarrow",
+    "rensa",
     "rich",
     "sentence_transformers",
     "torch",
     "transformers",
     "vllm",
 }
+
+# Modules that are one heavy library's through and through; they are themselves imported inside functions.
+COMPILED = {"gates.compiled": {"numba", "numpy"}}
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
@@ -114,8 +118,14 @@ def test_heavy_libraries_are_imported_inside_the_functions_that_use_them() -> No
                 if isinstance(node, ast.ImportFrom)
                 else []
             )
-            wrong += [f"{module} imports {n} at its top" for n in names if n.split(".")[0] in HEAVY]
+            wrong += [f"{module} imports {n} at its top" for n in names if _is_heavy(n, module)]
     assert wrong == []
+
+
+def _is_heavy(name: str, module: str) -> bool:
+    if name.removeprefix("kdaug.") in COMPILED:
+        return True
+    return name.split(".")[0] in HEAVY - COMPILED.get(module, set())
 
 
 def test_import_kdaug_and_help_pull_in_nothing_heavy() -> None:
