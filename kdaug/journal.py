@@ -213,6 +213,11 @@ class Journal:
             for _, record in orjson.loads(kept):
                 yield Record.from_json(record)
 
+    def dropped(self, stage: int) -> Iterator[tuple[int, Dropped]]:
+        """What the stage dropped, with its job, in order; the kept are not even parsed."""
+        for job, (_, dropped) in enumerate(self._commit_rows(stage)):
+            yield from ((job, row) for row in _dropped(dropped))
+
     def asked(self, stage: int) -> int:
         """One more than the highest job number of the stage that has a reply."""
         [(newest,)] = self.select("SELECT max(job) FROM replies WHERE stage = ?", stage)

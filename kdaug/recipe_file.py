@@ -16,7 +16,8 @@ from kdaug.plain_yaml import plain_yaml
 
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
-    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "roles",
+    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "gates",
+    "roles",
 )  # fmt: skip
 
 
@@ -67,6 +68,8 @@ class RecipeFile:
         if first in FIELDS:
             return [[]]
         found: list[list[str | int]] = []
+        short = enumerate(self.values.get("gates") or [])
+        found += [["gates", g, first] for g, gate in short if first in _names(gate)]
         for s, stage in enumerate(self.values.get("stages") or []):
             if not isinstance(stage, dict):
                 continue
@@ -103,7 +106,7 @@ def load(name: str) -> RecipeFile:
     if path is not builtin:
         file.folder = path.absolute().parent
     if not isinstance(values, dict):
-        raise file.error("a recipe is a mapping with at least `stages`")
+        raise file.error("a recipe is a mapping with at least `stages` or `gates`")
     for key in values:
         if key not in FIELDS:
             raise file.error(unknown("field", str(key), FIELDS), str(key))

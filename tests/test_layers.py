@@ -21,11 +21,11 @@ ROWS = (
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
-        *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
-        *("terms", "models", "gguf", "chat", "embedding"),
+        *("recipe", "facts", "running", "progress", "read", "shapes", "rows", "dataset", "columns", "export", "hub"),
+        *("card", "terms", "models", "gguf", "chat", "embedding"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
+    ("recipes", "recipe_file", "curate", "mix", "check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli", "__main__"),
 )
 FOLDERS = ROWS[3]
