@@ -23,6 +23,7 @@ from kdaug.generators.pass_through import Pass as Pass
 from kdaug.generators.respond import Respond as Respond
 from kdaug.generators.self_instruct import SelfInstruct as SelfInstruct
 from kdaug.generators.self_knowledge import SelfKnowledge as SelfKnowledge
+from kdaug.mix import mix as mix
 from kdaug.prompts import render as render
 from kdaug.read import read as read
 from kdaug.recipe import Recipe as Recipe

@@ -46,11 +46,11 @@ def curation(rows: Rows, stages: Sequence[Stage], *, target: int | None = None) 
 
 
 def curating(stages: Sequence[Stage]) -> list[Stage]:
-    """Stages as rows need them: a first one of `Pass`, which drops copies, and whose jobs are pages."""
+    """Stages as rows need them: a first one of `Pass` that asks nobody, drops copies, and whose jobs are pages."""
     first, others = Stage(Pass()), list(stages)
-    if others and isinstance(others[0].generator, Pass):
+    if others and not any(gate.roles for gate in others[0].gates) and isinstance(others[0].generator, Pass):
         first, *others = others
-    # A job is a page: eight of them at work are two thousand records, enough for any teacher.
+    # A job is a page: eight of them at work are two thousand records.
     return [Stage(Pass(), [Copies(), *first.gates], first.window or WINDOW_PER_SLOT), *others]
 
 

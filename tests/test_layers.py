@@ -128,4 +128,7 @@ def test_every_public_name_is_there() -> None:
     assert kdaug.__all__ == sorted(kdaug.__all__)
     for name in kdaug.__all__:
         assert getattr(kdaug, name) is not None
+    # Also where the submodule of the same name was imported first.
+    code = "import kdaug.recipes, kdaug.mix, kdaug as kd; assert all(map(callable, (kd.read, kd.curate, kd.mix)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert set(kdaug.__all__) <= set(dir(kdaug))
