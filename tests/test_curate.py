@@ -159,17 +159,17 @@ def test_gates_are_set_in_a_file_and_a_drop_is_explained(tmp_path: Path, capsys:
 
 def test_a_gate_that_asks_pays_only_for_what_the_gates_before_it_kept(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "data.jsonl", [*tasks(0, 6), *tasks(0, 6)])
-    judge = kd.Fake(lambda request: "4", concurrency=4)
+    judge = kd.Fake(lambda request: "Score: 4", concurrency=4)
     data = kd.curate(source, [kd.Heuristics(), kd.Judge(min=3)], out=tmp_path / "run", judge=judge, quiet=True)
     assert len(judge.calls) == 6 and len(data) == 6
     assert all(record.scores for record in data)
     with pytest.raises(kd.ConfigError, match="--judge"):
-        kd.curate(source, [kd.Judge()], out=tmp_path / "other", quiet=True)
+        kd.curate(source, [kd.Judge(min=3)], out=tmp_path / "other", quiet=True)
 
 
 def test_what_a_later_stage_drops_is_told_as_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, out = jsonl(tmp_path / "data.jsonl", tasks(0, 3)), tmp_path / "run"
-    kd.curate(source, [kd.Judge(min=3)], out=out, judge=kd.Fake(lambda request: "1"), quiet=True)
+    kd.curate(source, [kd.Judge(min=3)], out=out, judge=kd.Fake(lambda request: "Score: 1"), quiet=True)
     fallen = drops(out)[0].record
     assert fallen is not None
     assert main(["show", str(out), fallen.id]) == 0
