@@ -235,6 +235,7 @@ class Engine:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
+                await self._journal.keep_up()
                 self._watch(line, outcome, commit)
             self._count(line, job, commit)
             if last and self._target is not None and line.stats.kept >= self._target:
