@@ -9,10 +9,13 @@ from kdaug.errors import TeacherError as TeacherError
 from kdaug.gate import Gate as Gate
 from kdaug.gate import Prepared as Prepared
 from kdaug.gates.copies import Copies as Copies
+from kdaug.gates.decontaminate import Benchmark as Benchmark
+from kdaug.gates.decontaminate import Decontaminate as Decontaminate
 from kdaug.gates.dedup import Dedup as Dedup
 from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
+from kdaug.gates.minhash import MinHash as MinHash
 from kdaug.gates.rouge import Rouge as Rouge
 from kdaug.generator import Generate as Generate
 from kdaug.generator import Generator as Generator
@@ -38,6 +41,11 @@ from kdaug.rows import Rows as Rows
 from kdaug.runnable import as_runnable as as_runnable
 from kdaug.running import arun as arun
 from kdaug.running import run as run
+from kdaug.selectors.balance import Balance as Balance
+from kdaug.selectors.deita import Deita as Deita
+from kdaug.selectors.k_center import KCenter as KCenter
+from kdaug.selectors.quota import Quota as Quota
+from kdaug.selectors.top_k import TopK as TopK
 from kdaug.source import Each as Each
 from kdaug.source import GrowingPool as GrowingPool
 from kdaug.stage import Stage as Stage

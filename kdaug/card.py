@@ -60,7 +60,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, s
 
 _FACTS = (
     *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
-    *("bill", "forms", "mixed"),
+    *("bill", "forms", "mixed", "selected"),
 )
 
 # What is trained on, by kind.
@@ -126,6 +126,9 @@ def _drops(facts: Mapping[str, Any], counts: Counts) -> list[tuple[str, str, int
         for stage in facts.get("stages") or ()
         for reason, number in sorted((stage.get("dropped") or {}).items(), key=lambda item: (-item[1], item[0]))
     ]
+    selected = facts.get("selected") or {}
+    for reason, number in sorted((selected.get("dropped") or {}).items(), key=lambda item: (-item[1], item[0])):
+        drops.append((f"select.{selected['rule']}", reason, number))
     return [*drops, *(("dataset", reason, number) for reason, number in counts.left_out.items())]
 
 

@@ -30,7 +30,9 @@ def check(recipe: Recipe) -> Iterator[str]:
     yield f"seeds: {len(recipe.source.seeds)}" + (f" from {recipe.seeds_from}" if recipe.seeds_from else "")
     teacher = Fake(concurrency=2)
     with tempfile.TemporaryDirectory() as folder:
-        trial = replace(recipe, max_jobs=JOBS, target=None, stages=[_small(stage) for stage in recipe.stages])
+        trial = replace(
+            recipe, max_jobs=JOBS, target=None, select=None, stages=[_small(stage) for stage in recipe.stages]
+        )
         teachers = dict.fromkeys(("teacher", *sorted(roles_of(recipe))), teacher)
         outcome = execute(trial, Path(folder) / "run", teachers, log=Log(quiet=True))
         if outcome.error is not None:

@@ -172,7 +172,8 @@ def write_dataset(
 ) -> Counts:
     """Writes the dataset folder and its card; an older one in its place is replaced whole.
 
-    `records` is called twice and must give the same both times: once to count, once to write; they are never held.
+    `records` gives them anew each time it is called: once, and again where they turn out to need more columns than the
+    first 1,000 of their kind; they are never held.
     What was interrupted leaves the old folder or none, never half of one. A record whose seeds are held out in part is
     left out and counted as `holdout:mixed`. Raises KdaugError where the folder cannot be written.
     """
@@ -185,8 +186,13 @@ def write_dataset(
         for leftover in (fresh, old):
             shutil.rmtree(leftover, ignore_errors=True)
         fresh.mkdir(parents=True)
-        counts, columns = _survey(records(), held_out)
-        _write_data(fresh / "data", records(), held_out, counts, columns)
+        surveys: dict[Kind, Survey] = {}
+        counts, whole_files = _write_data(fresh / "data", records(), held_out, surveys)
+        if not whole_files:
+            shutil.rmtree(fresh / "data")
+            first, (counts, whole_files) = counts, _write_data(fresh / "data", records(), held_out, surveys)
+            if not whole_files or counts != first:
+                raise ValueError("records() gave others the second time")
         (fresh / "README.md").write_text(
             write_card(facts, counts, _hashes(fresh / "data", counts)), encoding="utf-8", newline="\n"
         )
@@ -229,69 +235,76 @@ def _may_replace(folder: Path) -> None:
         )
 
 
-def _survey(records: Iterable[Record], held_out: frozenset[str]) -> tuple[Counts, dict[Kind, Columns]]:
-    numbers: dict[Kind, Counter[Split]] = {}
-    surveys: dict[Kind, Survey] = {}
-    teachers: Counter[str] = Counter()
-    left_out: Counter[str] = Counter()
-    unsaid = 0
-    for record in records:
-        split = split_of(record, held_out)
-        if split is None:
-            left_out["holdout:mixed"] += 1
-            continue
-        numbers.setdefault(record.kind, Counter())[split] += 1
-        surveys.setdefault(record.kind, Survey(record.kind)).see(record)
-        teachers.update(record.teachers)
-        unsaid += record.completion is not None and not record.teachers
-    splits: dict[Kind, Mapping[str, int]] = {
-        kind: {split: numbers[kind][split] for split in SPLITS if numbers[kind][split]}
-        for kind in KINDS
-        if kind in numbers
-    }
-    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out), unsaid)
-    return counts, {kind: survey.columns() for kind, survey in surveys.items()}
-
-
 def _write_data(
-    data: Path, records: Iterable[Record], held_out: frozenset[str], counts: Counts, columns: Mapping[Kind, Columns]
-) -> None:
+    data: Path, records: Iterable[Record], held_out: frozenset[str], surveys: dict[Kind, Survey]
+) -> tuple[Counts, bool]:
+    """One pass over the records; False where a late one needs a column that the files of its kind were begun without.
+    `surveys` then know of all columns, and a second pass succeeds."""
+    tables: dict[tuple[Kind, Split], _Table] = {}
+    teachers: Counter[str] = Counter()
+    unsaid = 0
+    left_out: Counter[str] = Counter()
     with ExitStack() as stack:
-        shards = {
-            (kind, split): stack.enter_context(closing(_Shards(data / kind, split, number, columns[kind].schema())))
-            for kind, by_split in counts.splits.items()
-            for split, number in by_split.items()
-        }
         for record in records:
-            split = split_of(record, held_out)
-            if split is not None:
-                shards[record.kind, split].add(columns[record.kind].row(record))
-    if any(shard.missing for shard in shards.values()):
-        raise ValueError("records() gave fewer records the second time")
+            kind, split = record.kind, split_of(record, held_out)
+            if split is None:
+                left_out["holdout:mixed"] += 1
+                continue
+            if (table := tables.get((kind, split))) is None:
+                survey = surveys.setdefault(kind, Survey(kind))
+                table = tables[kind, split] = stack.enter_context(closing(_Table(data / kind, split, survey)))
+            table.add(record)
+            teachers.update(record.teachers)
+            unsaid += record.completion is not None and not record.teachers
+    splits: dict[Kind, dict[str, int]] = {}
+    for kind, split in sorted(tables, key=lambda place: (KINDS.index(place[0]), SPLITS.index(place[1]))):
+        splits.setdefault(kind, {})[split] = tables[kind, split].number
+    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out), unsaid)
+    return counts, all(table.columns == surveys[kind].columns() for (kind, _), table in tables.items())
 
 
-class _Shards:
-    """The files of one kind and split."""
+class _Table:
+    """The files of one kind and split, with the columns that the survey knew of when the first group was full."""
 
-    def __init__(self, folder: Path, split: str, rows: int, schema: pa.Schema) -> None:
+    def __init__(self, folder: Path, split: str, survey: Survey) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        of = -(-rows // SHARD_ROWS)
-        self._paths = [folder / f"{split}-{i:05d}-of-{of:05d}.parquet" for i in range(of)]
-        self._schema = schema
+        self._folder, self._split, self._survey = folder, split, survey
+        self._records: list[Record] = []
+        self._paths: list[Path] = []
         self._file: _Parquet | None = None
         self._room = 0
-        self.missing = rows
+        self.columns: Columns | None = None
+        self.number = 0
 
-    def add(self, row: Row) -> None:
-        if self._file is None or self._room == 0:
-            self._end()
-            self._file, self._room = _Parquet(self._paths.pop(0), self._schema), SHARD_ROWS
-        self._file.add(row)
-        self._room -= 1
-        self.missing -= 1
+    def add(self, record: Record) -> None:
+        self._survey.see(record)
+        self._records.append(record)
+        self.number += 1
+        if len(self._records) == GROUP_ROWS:
+            self._flush()
 
     def close(self) -> None:
+        """The files get their names, which say how many they are."""
+        self._flush()
         self._end()
+        for path in self._paths:
+            path.rename(path.with_name(f"{path.name}-of-{len(self._paths):05d}.parquet"))
+
+    def _flush(self) -> None:
+        records, self._records = self._records, []
+        self.columns = self.columns or self._survey.columns()
+        if not records or self.columns != self._survey.columns():
+            return  # what more there is need not be written: the next pass does it
+        for record in records:
+            if self._file is None or self._room == 0:
+                self._file, self._room = self._next(self.columns), SHARD_ROWS
+            self._file.add(self.columns.row(record))
+            self._room -= 1
+
+    def _next(self, columns: Columns) -> _Parquet:
+        self._end()
+        self._paths.append(self._folder / f"{self._split}-{len(self._paths):05d}")
+        return _Parquet(self._paths[-1], columns.schema())
 
     def _end(self) -> None:
         if self._file is not None:

@@ -13,6 +13,7 @@ PURPOSES = {
     "local": "the embedded teacher and any transformers model",
     "embed": "semantic deduplication (the dedup gate)",
     "train": "training and evaluating a student",
+    "report": "the page of a dataset's diversity and health (kdaug report)",
     "prices": "what calls to an API cost",
     "batch": "provider batches at half the price",
     "langchain": "LangChain chat models as teachers, and kdaug as a Runnable",

@@ -20,7 +20,7 @@ from kdaug.budget import Budget
 from kdaug.calls import Calls
 from kdaug.errors import KdaugError, TeacherUnavailable, Unrecorded
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
-from kdaug.record import Drop, Record
+from kdaug.record import Drop, Json, Record
 from kdaug.source import Page, Source
 from kdaug.stage import FAILURE_WINDOW, WINDOW_PER_SLOT, Ending, Job, Line, Stage, StageStats, Stats, Worked
 from kdaug.teacher import Teacher
@@ -96,6 +96,10 @@ class Engine:
         assert self._ending is not None
         return self._ending
 
+    def reports(self, stage: int) -> dict[str, Mapping[str, Json]]:
+        """What the gates of a stage have to say, by gate."""
+        return {gate.name: report for gate in self._lines[stage].gates if (report := gate.report())}
+
     @property
     def halting(self) -> bool:
         return self._ending is not None
@@ -139,6 +143,8 @@ class Engine:
                 await self._moved.wait()
             line.jobs.put_nowait(self._start(line, job))
             number += 1
+            if number < line.window:
+                await asyncio.sleep(0)  # the first calls are on their way while the window fills
         line.jobs.put_nowait(None)
 
     def _ahead(self, line: Line) -> bool:

@@ -65,7 +65,7 @@ def estimate(
 
     Raises ConfigError when the sample says nothing, and what the run raises.
     """
-    outcome = execute(replace(recipe, max_jobs=jobs), out, teachers, log=log, command=command)
+    outcome = execute(replace(recipe, max_jobs=jobs, select=None), out, teachers, log=log, command=command)
     if outcome.error is not None:
         raise outcome.error
     prices, timed = prices_of(teachers.values(), recipe.prices), outcome.facts["seconds_a_call"]

@@ -12,14 +12,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeAlias
 
 import kdaug
-from kdaug.calls import CallStats
+from kdaug.engine import Engine
+from kdaug.errors import KdaugError
 from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of, spent
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
 from kdaug.rows import Rows
+from kdaug.selector import Chosen
 from kdaug.stage import Ending
-from kdaug.tallies import failures, fits, tally, usage
+from kdaug.tallies import failures, fits, overlaps, tally, usage
 from kdaug.teacher import Teacher
 
 Facts: TypeAlias = dict[str, Any]  # plain JSON
@@ -58,7 +60,7 @@ class Teller:
             "command": self.command,
             "status": status,
             "ended_by": ended_by,
-            "recipe": {**self.description, "target": recipe.target, **_caps(recipe)},
+            "recipe": {**self.description, "target": recipe.target, **_selects(recipe), **_caps(recipe)},
             "fingerprint": fingerprint_of(self.description),
             "teachers": {role: {"name": teacher.name} for role, teacher in self.teachers.items()},
             "templates": template_digests(recipe),
@@ -67,22 +69,34 @@ class Teller:
             "stages": [{"name": stage_name(recipe, index)} for index in range(len(recipe.stages))],
         }
 
-    def ending(self, journal: Journal, ending: Ending, calls: CallStats) -> Facts:
-        """From the journal, not from this process: a replay may end before it has met all that was decided once."""
-        stages = [self._stage(journal, index) for index in range(len(self.recipe.stages))]
+    def ending(
+        self, journal: Journal, ending: Ending, engine: Engine, chosen: Chosen | None, error: KdaugError | None
+    ) -> Facts:
+        """From the journal, not from this process: a replay may end before it has met all that was decided once.
+
+        `chosen`: what the recipe's selection came to; `error`: why it came to nothing."""
+        stages = [self._stage(journal, index, engine) for index in range(len(self.recipe.stages))]
         kept = min(stages[-1]["kept"], self.recipe.target or stages[-1]["kept"])
+        status = "failed" if error is not None else _status(self.recipe, ending, kept)
+        selected = {}
+        if chosen is not None and self.recipe.select is not None:
+            wanted, of, kept = self.recipe.select.n, kept, chosen.kept
+            selected = {"selected": {"rule": self.recipe.select.name, "n": wanted, "of": of, "kept": kept}}
+            selected["selected"]["dropped"] = dict(chosen.dropped)
+            status = "stopped" if status == "finished" and kept < wanted else status
         bill = Bill(usage(journal), self.prices, kept)
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
-            **self._begun(stages[0], _status(self.recipe, ending, kept), ending.by),
+            **self._begun(stages[0], status, ending.by),
             "versions": _versions(),
             "stages": stages,
             "kept": kept,
+            **selected,
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
             "failures": failures(journal),
-            "fatal": dict(calls.fatal),
+            "fatal": dict(engine.stats.calls.fatal),
             "forms": fits(journal),
         }
 
@@ -95,14 +109,17 @@ class Teller:
 
     def last_lines(self, facts: Facts, ending: Ending) -> Iterator[str]:
         reached = f"{ending.by} was reached; a higher one goes on from here"
-        missed = self.recipe.target if facts["kept"] < (self.recipe.target or 0) else None
-        count = "" if missed is None else f"; {facts['kept']:,} of the {missed:,} records wanted are kept"
+        came = facts.get("selected", {}).get("of", facts["kept"])
+        missed = self.recipe.target if came < (self.recipe.target or 0) else None
+        count = "" if missed is None else f"; {came:,} of the {missed:,} records wanted are kept"
         by = "rows" if ending.by == "source" and isinstance(self.recipe.source, Rows) else ending.by
         yield f"{facts['status']}: {ending.why or ENDINGS.get(by, reached)}{count}"
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
             yield f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}"
+        if selected := facts.get("selected"):
+            yield f"  {told_selection(selected)}"
         yield from self._untested(facts)
         if self.teachers:
             yield f"  {_asked(facts)}"
@@ -125,9 +142,18 @@ class Teller:
             why = "no kept record descends from the seeds that are held out"
             yield f"  holdout {facts['holdout']:g}: there is no test split, as {why}{also}"
 
-    def _stage(self, journal: Journal, index: int) -> Facts:
+    def _stage(self, journal: Journal, index: int, engine: Engine) -> Facts:
         jobs, kept, dropped = tally(journal, index)
-        return {"name": stage_name(self.recipe, index), "jobs": jobs, "kept": kept, "dropped": dropped}
+        facts: Facts = {"name": stage_name(self.recipe, index), "jobs": jobs, "kept": kept, "dropped": dropped}
+        if reports := engine.reports(index):
+            facts["reports"] = reports
+        benchmarks = reports.get("decontaminate", {}).get("benchmarks")
+        if isinstance(benchmarks, dict):
+            hit, none = overlaps(journal, index), {"records": 0, "items": 0, "longest": 0}
+            facts["overlaps"] = {
+                name: {**known, **hit.get(name, none)} for name, known in benchmarks.items() if isinstance(known, dict)
+            }
+        return facts
 
     def _spent(self, bill: Mapping[str, Any]) -> str:
         """What it cost, where anything was billed or might have been."""
@@ -135,6 +161,13 @@ class Teller:
         if unknown:
             return f"cost: unknown (no price for {', '.join(unknown)}: give --price, or pip install 'kdaug[prices]')"
         return spent(bill)
+
+
+def told_selection(selected: Mapping[str, Any]) -> str:
+    """`select.deita: kept 600 of 10,000, dropped 9400 (select:near 900, …)`, and whether it has what was wanted."""
+    short = f" ({selected['n']:,} were wanted, and there are no more)" if selected["kept"] < selected["n"] else ""
+    dropped = reasons(Counter(selected["dropped"]), 20)
+    return f"select.{selected['rule']}: kept {selected['kept']:,} of {selected['of']:,}{short}, dropped {dropped}"
 
 
 def stage_name(recipe: Recipe, index: int) -> str:
@@ -157,6 +190,10 @@ def _status(recipe: Recipe, ending: Ending, kept: int) -> str:
     if recipe.target is not None:
         return "finished" if kept >= recipe.target else "stopped"
     return "finished" if ending.by == "source" or recipe.source.grows else "stopped"
+
+
+def _selects(recipe: Recipe) -> Facts:
+    return {} if recipe.select is None else {"select": {recipe.select.name: recipe.describe_selection()}}
 
 
 def _caps(recipe: Recipe) -> Facts:

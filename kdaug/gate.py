@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from kdaug.generator import Generate
-from kdaug.record import Drop, Record
+from kdaug.record import Drop, Json, Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,10 @@ class Gate:
     def decide(self, prepared: Prepared) -> Drop | None:
         """Serial, in job order, no await."""
         return None
+
+    def report(self) -> Mapping[str, Json]:
+        """What there is to say of it in run.json and the card, besides its drops, when the run has ended."""
+        return {}
 
     def remember(self, prepared: Prepared) -> None:
         """Serial: the record is kept, the index grows. On resume it is called for what was kept before."""

@@ -219,9 +219,10 @@ class Journal:
                 yield Record.from_json(record)
 
     def dropped(self, stage: int) -> Iterator[tuple[int, Dropped]]:
-        """What the stage dropped, with its job, in order; the kept are not even parsed."""
+        """(job, drop) of what the stage dropped, in order; the kept are not even parsed."""
         for job, (_, dropped) in enumerate(self._commit_rows(stage)):
-            yield from ((job, row) for row in _dropped(dropped))
+            for drop in _dropped(dropped):
+                yield job, drop
 
     def asked(self, stage: int) -> int:
         """One more than the highest job number of the stage that has a reply."""
@@ -266,6 +267,11 @@ class Journal:
     def seed(self, id: str) -> Record | None:
         rows = self.select("SELECT record FROM seeds WHERE id = ?", id)
         return Record.from_json(orjson.loads(rows[0][0])) if rows else None
+
+    def seeds(self) -> Iterator[Record]:
+        """All of them, in their order."""
+        for (record,) in self.select("SELECT record FROM seeds ORDER BY rowid"):
+            yield Record.from_json(orjson.loads(record))
 
     def superseded(self, stage: int) -> set[Failed]:
         """The drops that count no more, as a later job has tried the same again."""

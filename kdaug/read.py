@@ -91,6 +91,14 @@ def opened(
     raise ConfigError(wrong)
 
 
+def rows_of(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Placed]:
+    """The rows as they are, whatever their shape, each with its place. Raises ConfigError as `read` does."""
+    for place, row in _rows(source, split, config):
+        if isinstance(row, Garbled):
+            raise ConfigError(f"{place}: {row.wrong}")
+        yield place, row
+
+
 def record_of_row(row: Any, shape: Shape) -> Record:
     """Raises BadRow where it is none of this shape."""
     if isinstance(row, Garbled):

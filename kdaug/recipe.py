@@ -19,6 +19,7 @@ from kdaug.prices import Price
 from kdaug.record import Record
 from kdaug.rows import Rows
 from kdaug.seeds import ids_of
+from kdaug.selector import Selector
 from kdaug.source import Source
 from kdaug.stage import Stage
 from kdaug.teacher import Sampling, Teacher
@@ -28,10 +29,11 @@ from kdaug.teacher import Sampling, Teacher
 class Recipe:
     """What is to be made: a source of parents, and stages that make records of them.
 
-    `target`: records that the last stage is to keep. `max_jobs`: draws from the source at most. `max_cost` (US
-    dollars), `max_tokens` and `max_calls` are never exceeded, all resumed parts of a run together; after `max_time`
-    seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every random choice
-    of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
+    `target`: records that the last stage is to keep. `select`: which of them make the dataset; it is applied when that
+    is derived, so another one may be named later, and nothing is asked anew. `max_jobs`: draws from the source at most.
+    `max_cost` (US dollars), `max_tokens` and `max_calls` are never exceeded, all resumed parts of a run together; after
+    `max_time` seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every
+    random choice of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
     `max_failure_rate`: the run stops when more of the last 200 jobs than this failed at the teacher. `templates`: a
     folder whose files replace shipped templates of the same name.
 
@@ -41,6 +43,7 @@ class Recipe:
     source: Source
     stages: Sequence[Stage]
     target: int | None = None
+    select: Selector | None = None
     max_jobs: int | None = None
     max_cost: float | None = None
     max_tokens: int | None = None
@@ -107,6 +110,11 @@ class Recipe:
                     {"generator": _describe(s.generator), "gates": [_describe(g) for g in s.gates]} for s in self.stages
                 ],
             }
+
+    def describe_selection(self) -> Any:
+        """What selects, as plain JSON; None where nothing does. It is no part of the fingerprint: as a target, it only
+        changes what is derived from a run."""
+        return _describe(self.select)
 
     @property
     def fingerprint(self) -> str:

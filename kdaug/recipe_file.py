@@ -16,7 +16,8 @@ from kdaug.plain_yaml import plain_yaml
 
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
-    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "stages", "gates",
+    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select", "stages",
+    "gates",
     "roles",
 )  # fmt: skip
 
@@ -70,6 +71,8 @@ class RecipeFile:
         found: list[list[str | int]] = []
         short = enumerate(self.values.get("gates") or [])
         found += [["gates", g, first] for g, gate in short if first in _names(gate)]
+        if first in _names(self.values.get("select")):
+            found.append(["select", first])
         for s, stage in enumerate(self.values.get("stages") or []):
             if not isinstance(stage, dict):
                 continue

@@ -42,9 +42,18 @@ GATES = {
     "copies": "kdaug.gates.copies:Copies",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "rouge": "kdaug.gates.rouge:Rouge",
+    "minhash": "kdaug.gates.minhash:MinHash",
     "dedup": "kdaug.gates.dedup:Dedup",
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",
+    "decontaminate": "kdaug.gates.decontaminate:Decontaminate",
+}
+SELECTORS = {
+    "deita": "kdaug.selectors.deita:Deita",
+    "k_center": "kdaug.selectors.k_center:KCenter",
+    "quota": "kdaug.selectors.quota:Quota",
+    "balance": "kdaug.selectors.balance:Balance",
+    "top_k": "kdaug.selectors.top_k:TopK",
 }
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
@@ -81,6 +90,8 @@ def build(
         built = curating(built)
     else:
         source = _source(file, seeds)
+    if file.values.get("select") is not None:
+        plain["select"] = _make(file, SELECTORS, "selector", file.values["select"], "select")
     try:
         return Recipe(source, built, name=file.name, seeds_from=seeds_from, templates=templates, **plain)
     except ConfigError as e:

@@ -13,6 +13,7 @@ import orjson
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Role: TypeAlias = Literal["system", "user", "assistant", "tool"]
 Kind: TypeAlias = Literal["prompt", "completion", "preference", "unpaired"]
+Part: TypeAlias = Literal["prompt", "completion", "record"]
 KINDS: tuple[Kind, ...] = ("prompt", "completion", "preference", "unpaired")
 
 
@@ -71,6 +72,13 @@ def text_of(messages: Sequence[Message] | None) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{m.role}: {m.content}" for m in messages)
+
+
+def spoken(record: Record, part: Part) -> Messages:
+    """The messages of a part, without system messages, which many records share. `record`: all of them."""
+    prompt = tuple(m for m in record.prompt if m.role != "system")
+    answers = (*(record.completion or ()), *(record.rejected or ()))
+    return {"prompt": prompt, "completion": answers, "record": (*prompt, *answers)}[part]
 
 
 class Origin(Protocol):
@@ -168,21 +176,23 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """All that is not empty, as plain JSON values: `from_json` gives the equal record."""
-        full: dict[str, Any] = {
-            "prompt": _plain(self.prompt),
-            "completion": _plain(self.completion),
-            "rejected": _plain(self.rejected),
-            "label": self.label,
-            "tools": list(self.tools),
-            "scores": dict(self.scores),
-            "parents": list(self.parents),
-            "roots": list(self.roots),
-            "by": self.by,
-            "teachers": list(self.teachers),
-            "replies": list(self.replies),
-            "meta": dict(self.meta),
-        }
-        return {name: value for name, value in full.items() if value not in (None, [], {})}
+        plain: dict[str, Any] = {"prompt": _plain(self.prompt)}
+        if self.completion is not None:
+            plain["completion"] = _plain(self.completion)
+        if self.rejected is not None:
+            plain["rejected"] = _plain(self.rejected)
+        if self.label is not None:
+            plain["label"] = self.label
+        for name in ("tools", "parents", "roots", "teachers", "replies"):
+            if values := getattr(self, name):
+                plain[name] = list(values)
+        if self.by:
+            plain["by"] = self.by
+        if self.scores:
+            plain["scores"] = dict(self.scores)
+        if self.meta:
+            plain["meta"] = dict(self.meta)
+        return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Record:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from kdaug.recipe import Recipe, check_roles, differences, roles_of
 from kdaug.record import Json, Record
 from kdaug.rows import Rows
 from kdaug.seeds import Seeds, ids_of, packed_of
+from kdaug.selector import Chosen, choose
 from kdaug.source import hold_out
 from kdaug.stage import Ending, resolve_windows
 from kdaug.teacher import Teacher, lets_go
@@ -274,18 +275,27 @@ class _Run:
             self.log.say(f"holdout was {before['holdout']}, is {recipe.holdout} now: the splits are made anew")
         if recipe.target and recipe.target < (before.get("target") or 0):
             self.log.say(f"target was {before['target']}, is {recipe.target} now: the dataset has the first of them")
-        journal.set_meta("options", {"holdout": recipe.holdout, "target": recipe.target})
+        select = recipe.describe_selection()
+        if before.get("select") and before["select"] != select:
+            self.log.say(
+                f"another selection ({'; '.join(differences(before['select'], select)[:5])}): the dataset is made anew"
+            )
+        journal.set_meta("options", {"holdout": recipe.holdout, "target": recipe.target, "select": select})
 
     # -- what a run leaves behind ----------------------------------------------------------------------------------
 
     def _finish(self, journal: Journal, ending: Ending) -> Outcome:
         """Derives the dataset from the journal, also of a run that failed: what was paid for can be used."""
         assert self.engine is not None
-        facts = self._tell.ending(journal, ending, self.engine.stats.calls)
         error, started = ending.error, time.perf_counter()
+        chosen, unselected = self._select(journal)
+        facts = self._tell.ending(journal, ending, self.engine, chosen, unselected)
         try:
-            counts = write_dataset(self._out / "dataset", self._kept(journal), held_out=self._held_out, facts=facts)
-            write_dropped(self._out / "dropped.parquet", self._dropped(journal))
+            if unselected is not None:
+                raise unselected
+            records = self._kept(journal, chosen)
+            counts = write_dataset(self._out / "dataset", records, held_out=self._held_out, facts=facts)
+            write_dropped(self._out / "dropped.parquet", self._dropped(journal, chosen))
             self._seconds["dataset"] = round(time.perf_counter() - started, 3)
             timed = self.engine.stats.calls.seconds
             facts |= {"splits": counts.splits, "left_out": counts.left_out, "seconds": self._seconds}
@@ -299,16 +309,37 @@ class _Run:
             self.log.say(line)
         return Outcome(self._out, facts, error)
 
-    def _kept(self, journal: Journal) -> Callable[[], Iterator[Record]]:
-        last = len(self._recipe.stages) - 1
-        return lambda: islice(journal.kept(last), self._recipe.target)
+    def _select(self, journal: Journal) -> tuple[Chosen | None, KdaugError | None]:
+        """What the recipe selects, or why it cannot: the run is kept, and another selection asks nothing anew."""
+        if self._recipe.select is None:
+            return None, None
+        started = time.perf_counter()
+        try:
+            return choose(self._recipe.select, self._kept(journal), self._held_out), None
+        except KdaugError as e:
+            return None, e
+        finally:
+            self._seconds["select"] = round(time.perf_counter() - started, 3)
 
-    def _dropped(self, journal: Journal) -> Iterator[DroppedRow]:
+    def _kept(self, journal: Journal, chosen: Chosen | None = None) -> Callable[[], Iterator[Record]]:
+        last = len(self._recipe.stages) - 1
+        if chosen is None:
+            return lambda: islice(journal.kept(last), self._recipe.target)
+        return lambda: compress(journal.kept(last), chosen.mask)
+
+    def _dropped(self, journal: Journal, chosen: Chosen | None = None) -> Iterator[DroppedRow]:
         for index in range(len(self._recipe.stages)):
             name, redone = stage_name(self._recipe, index), journal.superseded(index)
             for job, row in journal.dropped(index):
                 if Failed(job, row.child) not in redone:
                     yield DroppedRow(name, job, row.record, row.drop.reason, row.drop.detail)
+        if chosen is not None and self._recipe.select is not None:
+            name, last = f"select.{self._recipe.select.name}", len(self._recipe.stages) - 1
+            kept = ((job, k.record) for job, commit in enumerate(journal.commits(last)) for k in commit.kept)
+            for place, (job, record) in enumerate(islice(kept, len(chosen.mask))):
+                if not chosen.mask[place]:
+                    drop = chosen.why(place)
+                    yield DroppedRow(name, job, record, drop.reason, drop.detail)
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
         draft = self._out / "run.json.tmp"

@@ -63,6 +63,10 @@ class Story:
             yield f"{stage['name']}: {jobs} jobs proposed {kept + sum(dropped.values())}, kept {kept}"
             for reason, count in sorted(dropped.items(), key=lambda item: (-item[1], item[0])):
                 yield f"    {count:>7}  {reason}"
+        if selected := facts.get("selected"):
+            yield f"select.{selected['rule']}: of {selected['of']}, kept {selected['kept']} (n {selected['n']})"
+            for reason, count in sorted(selected["dropped"].items(), key=lambda item: (-item[1], item[0])):
+                yield f"    {count:>7}  {reason}"
         bill = Bill(usage(self._journal), _prices(facts), min(kept, recipe["target"] or kept))
         for teacher, used in bill.by_teacher().items():
             failed = f" ({used['failed']} failed)" if used["failed"] else ""
@@ -146,7 +150,10 @@ class Story:
         yield from _body(record)
         for name, score in record.scores.items():
             yield f"   score {name}: {score:g}"
-        if found.drop is None:
+        left = self._left_out(record.id) if found.drop is None and found.stage == self._stages - 1 else None
+        if left is not None:
+            yield f"   kept, but not selected: {left.reason} {json.dumps(left.detail, ensure_ascii=False)}"
+        elif found.drop is None:
             yield "   kept"
         else:
             yield f"   dropped: {found.drop.reason}" + (
@@ -162,6 +169,17 @@ class Story:
             fields = {k: v for k, v in gate.items() if k not in ("type", "templates")}
             if gate["type"] == address and fields:
                 yield f"   the gate: {json.dumps(fields, ensure_ascii=False)}"
+
+    def _left_out(self, id: str) -> Drop | None:
+        """Why the selection left a record out, when the dataset was derived last."""
+        import pyarrow.parquet as pq
+
+        path = self._run / "dropped.parquet"
+        if not path.is_file() or not self.facts().get("selected"):
+            return None
+        rows = pq.read_table(path, columns=["reason", "detail"], filters=[("id", "==", id)]).to_pylist()
+        found = [row for row in rows if row["reason"].startswith("select:")]
+        return Drop(found[0]["reason"], json.loads(found[0]["detail"])) if found else None
 
     def _index(self) -> dict[str, tuple[int, int, int, bool]]:
         """Where every record of the run is; where it passed several stages unchanged, the last one counts."""

@@ -56,6 +56,20 @@ def tally(journal: Journal, stage: int) -> tuple[int, int, dict[str, int]]:
     return jobs, kept or 0, dict(+dropped)
 
 
+def overlaps(journal: Journal, stage: int) -> dict[str, dict[str, int]]:
+    """By benchmark, of what the stage dropped for overlapping with it: the records, the rows of the benchmark that they
+    name, and the most words in a row that one of them shares."""
+    rows = journal.select(
+        "SELECT json_extract(value, '$[3].benchmark') AS benchmark, count(*),"
+        " count(DISTINCT json_extract(value, '$[3].row')), max(json_extract(value, '$[3].words'))"
+        " FROM commits, json_each(CAST(dropped AS TEXT)) WHERE commits.id >= ? AND commits.id < ?"
+        " AND json_extract(value, '$[2]') LIKE 'decontaminate:%' GROUP BY benchmark ORDER BY benchmark",
+        stage << STAGE_BITS,
+        (stage + 1) << STAGE_BITS,
+    )
+    return {name: {"records": n, "items": items, "longest": longest or 0} for name, n, items, longest in rows}
+
+
 def usage(journal: Journal) -> list[Used]:
     """What was asked and answered, by stage and teacher."""
     rows = journal.select(
@@ -87,6 +101,15 @@ def failures(journal: Journal) -> dict[str, int]:
         "GROUP BY cause ORDER BY count(*) DESC, cause"
     )
     return {snake_case(cause): count for cause, count in rows}
+
+
+def cut_replies(journal: Journal) -> dict[str, tuple[int, int]]:
+    """By teacher, how many replies there are, and how many of them ended at `max_tokens`."""
+    rows = journal.select(
+        "SELECT teacher, count(*), sum(json_extract(CAST(reply AS TEXT), '$.finish_reason') = 'length') FROM replies "
+        "WHERE NOT failed GROUP BY teacher ORDER BY teacher"
+    )
+    return {teacher: (number, cut or 0) for teacher, number, cut in rows}
 
 
 def fits(journal: Journal) -> dict[str, dict[str, int]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyarrow.parquet import ParquetFile
 
 from kdaug import dataset
 from kdaug.card import Counts
@@ -152,6 +153,23 @@ def test_equal_records_give_equal_bytes_whenever_and_wherever(tmp_path: Path) ->
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "deeper" / "b")
 
 
+def test_a_column_that_only_late_records_need_is_in_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset, "SHARD_ROWS", 1000)
+    late = Record(
+        prompt=user("what is on?"),
+        completion=(Message("assistant", "", (ToolCall("1", "programme", "{}"),)),),
+        tools=({"type": "function", "function": {"name": "programme"}},),
+        scores={"judge": 4.0},
+    )
+    records = [*answers(2500), late]
+    counts = write_dataset(tmp_path / "d", lambda: records, held_out=[records[7].id], facts={})
+    ours = Dataset(tmp_path / "d")
+    assert counts.splits == ours.counts == {"completion": {"train": 2500, "test": 1}}
+    columns = {tuple(ParquetFile(file).schema_arrow.names) for file in ours.files()}
+    assert len(ours.files()) == 4 and len(columns) == 1 and "tools" in columns.pop()
+    assert list(ours.records()) == [*records[:7], *records[8:], records[7]]
+
+
 def test_a_split_is_disjoint_by_seed() -> None:
     seeds = [Record(prompt=user(f"seed {i}")) for i in range(3)]
     held_out = {seeds[0].id, seeds[1].id}
@@ -173,13 +191,11 @@ def test_a_record_of_both_sides_is_left_out_and_counted(tmp_path: Path) -> None:
 def test_an_interrupted_write_leaves_the_old_dataset(tmp_path: Path) -> None:
     folder = tmp_path / "dataset"
     write_dataset(folder, lambda: answers(3), facts={})
-    before, times = bytes_of(folder), 0
+    before = bytes_of(folder)
 
     def dies_while_writing() -> Iterator[Record]:
-        nonlocal times
-        times += 1
         for i, record in enumerate(answers(5000)):
-            if times == 2 and i == 4000:
+            if i == 4000:
                 raise KeyboardInterrupt
             yield record
 
@@ -231,7 +247,8 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 def test_records_that_change_between_the_passes_are_a_bug_that_shows(tmp_path: Path) -> None:
-    passes: Iterable[list[Record]] = iter([answers(3), answers(2)])
+    late = answers(1)[0].scored(late=1.0)  # a column that the first 1,000 have not: so there is a second pass
+    passes: Iterable[list[Record]] = iter([[*answers(1000), late], [*answers(999), late]])
     with pytest.raises(ValueError, match="second time"):
         write_dataset(tmp_path / "d", lambda: next(iter(passes)), facts={})
     assert not (tmp_path / "d").exists()

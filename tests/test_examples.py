@@ -84,6 +84,7 @@ def test_the_readme_names_every_recipe_command_and_folder() -> None:
                 "__init__",
                 "words",
                 "novelty",
+                "overlap",
                 "languages",
                 "batch_api",
                 "batch_ledger",

@@ -1,4 +1,4 @@
-"""`kdaug init`, `show`, `batches`, `export`, `push` and `doctor`: what looks at a folder, or makes one."""
+"""`kdaug init`, `show`, `report`, `batches`, `export`, `push` and `doctor`: what looks at a folder, or makes one."""
 
 from __future__ import annotations
 
@@ -73,6 +73,32 @@ def _show(given: argparse.Namespace) -> int:
     if newest := story.newest(3):
         ids = ", ".join(found.record.id for found in newest)
         print(f"records: {ids}, … (their story: kdaug show {shlex.quote(str(given.run))} {newest[0].record.id})")
+    return 0
+
+
+def add_report(commands: Any) -> None:
+    sub = add(
+        commands,
+        "report",
+        _report,
+        "Measure how varied and how healthy a dataset is, or two side by side: one HTML page, and the numbers as JSON.",
+        "kdaug report runs/alpaca && kdaug report runs/alpaca runs/evol --out compare.html",
+    )
+    sub.add_argument("data", nargs="+", help="one or two: a run or dataset folder, JSONL, CSV, Parquet, a Hub id")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="the page (report.html in the run; NAME.report.html)")
+    sub.add_argument("--seeds", metavar="PATH", help="hold the instructions against these (a run's: its own seeds)")
+    sub.add_argument("--sample", type=int, default=2_000, metavar="N", help="records measured in depth (2000)")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample and the topics (0)")
+    sub.add_argument("--split", metavar="NAME", help="one split alone (all of kdaug's own, else train)")
+    sub.add_argument("--model", metavar="MODEL", help="the sentence encoder: a folder or Hub id (all-MiniLM-L6-v2)")
+
+
+def _report(given: argparse.Namespace) -> int:
+    from kdaug.report import Report
+
+    options = {name: getattr(given, name) for name in ("seeds", "sample", "seed", "split", "model")}
+    written = Report(**options).write(given.data, given.out)
+    print(f"{written} (the numbers: {written.with_suffix('.json')})")
     return 0
 
 
