@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,14 @@ MEGABYTE = 2**20
 
 def test_who_adds_faster_than_the_disk_writes_is_held_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
-    real = Database._write
+    real = Database._begin
 
-    def slow(self: Database, rows: list[Row], first: Callable[[], None]) -> None:
+    def slow(self: Database, rows: list[Row]) -> None:
         time.sleep(0.02)
         written.append(sum(len(value) for _, values in rows for value in values if isinstance(value, bytes)))
-        real(self, rows, first)
+        real(self, rows)
 
-    monkeypatch.setattr(Database, "_write", slow)
+    monkeypatch.setattr(Database, "_begin", slow)
 
     async def add() -> None:
         journal = Journal(tmp_path)
