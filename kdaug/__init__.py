@@ -14,8 +14,10 @@ heavy library.
 from __future__ import annotations
 
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 __version__ = "0.1.0"
@@ -23,6 +25,17 @@ __version__ = "0.1.0"
 _STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
 _HOME_OF = {name: home for home, name in re.findall(r"^from (\S+) import (\w+) as", _STUB, re.MULTILINE)}
 __all__ = sorted(_HOME_OF)
+
+
+class _Package(ModuleType):
+    """An import sets a submodule as an attribute of its package: `read`, `curate` and `mix` stay the functions."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in _HOME_OF):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

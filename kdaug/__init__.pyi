@@ -1,5 +1,6 @@
 """The public names and where they live: for type checkers, and read by __init__.py, so that there is one list."""
 
+from kdaug.curate import curate as curate
 from kdaug.dataset import Dataset as Dataset
 from kdaug.errors import ConfigError as ConfigError
 from kdaug.errors import KdaugError as KdaugError
@@ -7,6 +8,7 @@ from kdaug.errors import ParseError as ParseError
 from kdaug.errors import TeacherError as TeacherError
 from kdaug.gate import Gate as Gate
 from kdaug.gate import Prepared as Prepared
+from kdaug.gates.copies import Copies as Copies
 from kdaug.gates.decontaminate import Benchmark as Benchmark
 from kdaug.gates.decontaminate import Decontaminate as Decontaminate
 from kdaug.gates.dedup import Dedup as Dedup
@@ -24,6 +26,7 @@ from kdaug.generators.pass_through import Pass as Pass
 from kdaug.generators.respond import Respond as Respond
 from kdaug.generators.self_instruct import SelfInstruct as SelfInstruct
 from kdaug.generators.self_knowledge import SelfKnowledge as SelfKnowledge
+from kdaug.mix import mix as mix
 from kdaug.prompts import render as render
 from kdaug.read import read as read
 from kdaug.recipe import Recipe as Recipe
@@ -34,6 +37,7 @@ from kdaug.record import Record as Record
 from kdaug.record import assistant as assistant
 from kdaug.record import system as system
 from kdaug.record import user as user
+from kdaug.rows import Rows as Rows
 from kdaug.runnable import as_runnable as as_runnable
 from kdaug.running import arun as arun
 from kdaug.running import run as run

@@ -15,11 +15,13 @@ from kdaug.terms import shared_licence, terms_of
 
 @dataclass(frozen=True)
 class Counts:
-    """Records by kind and split, by the teacher whose words are in them, and by reason those left out."""
+    """Records by kind and split, by the teacher whose words are in them, and by reason those left out; `unsaid` of them
+    have an answer and name no teacher."""
 
     splits: Mapping[Kind, Mapping[str, int]] = field(default_factory=dict)
     teachers: Mapping[str, int] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    unsaid: int = 0
 
     @property
     def total(self) -> int:
@@ -58,7 +60,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, s
 
 _FACTS = (
     *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
-    *("bill", "forms", "selected"),
+    *("bill", "forms", "mixed", "selected"),
 )
 
 # What is trained on, by kind.
@@ -77,14 +79,14 @@ def _front_matter(counts: Counts, teachers: Sequence[Mapping[str, Any]], hashes:
     of another run, or of this one before it went on.
     """
     front: dict[str, Json] = {}
-    licence = shared_licence([t["terms"] for t in teachers])
+    licence = None if counts.unsaid else shared_licence([t["terms"] for t in teachers])
     if licence:
         front["license"] = licence
     if licence == "other":
         front["license_name"] = "terms-of-the-teachers"
     front["task_categories"] = ["text-generation"]
     front["size_categories"] = [_size(counts.total)]
-    front["tags"] = ["kdaug", "synthetic", "knowledge-distillation"]
+    front["tags"] = ["kdaug", "synthetic", "knowledge-distillation"] if teachers or not counts.total else ["kdaug"]
     configs: list[Json] = []
     for kind, by_split in counts.splits.items():
         config: dict[str, Json] = {"config_name": kind}

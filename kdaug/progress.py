@@ -145,18 +145,19 @@ class _View:
 
     def line(self) -> str:
         """One line for logs."""
-        calls, tokens, _ = self.rates()
         last, dropped = self._stats.stages[-1], sum((s.dropped for s in self._stats.stages), Counter[str]())
         goal = f"/{self._stats.target}" if self._stats.target else ""
-        return (
-            f"kept {last.kept}{goal} · dropped {reasons(dropped)} · in flight {self._stats.calls.in_flight} · "
-            f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s{self._spent()} · "
-            + " · ".join([self.eta(), *self.status()])
-        )
+        asked = f"in flight {self._stats.calls.in_flight} · {self._pace()} · " if self._stats.teachers else ""
+        told = " · ".join([self.eta(), *self.status()])
+        return f"kept {last.kept}{goal} · dropped {reasons(dropped)} · {asked}{told}"
 
     def whole(self) -> str:
         """The last line: what this process has done, and how fast."""
         seconds = max(time.monotonic() - self._started, 1e-9)
+        if not self._stats.teachers:
+            first = self._stats.stages[0]
+            records = first.kept + first.dropped.total()
+            return f"{records:,} records in {duration(seconds)} · {records / seconds:,.0f} records/s"
         calls = self._stats.calls.calls
         return (
             f"{calls:,} calls in {duration(seconds)} · {calls / seconds:,.1f} calls/s · "
@@ -165,7 +166,6 @@ class _View:
 
     def lines(self) -> list[str]:
         """The picture for a terminal: a line a stage, then the calls."""
-        calls, tokens, _ = self.rates()
         width = max(len(s.name) for s in self._stats.stages)
         rows = []
         for stage in self._stats.stages:
@@ -174,11 +174,13 @@ class _View:
             rows.append(
                 f"  {stage.name:<{width}}  jobs {stage.jobs:>6}  kept {kept:>9}  dropped {reasons(stage.dropped)}"
             )
-        rows.append(
-            f"  in flight {self._stats.calls.in_flight} · {self._stats.calls.calls:,} calls ({calls:,.1f}/s) · "
-            f"{tokens:,.0f} tokens/s{self._spent()} · {self.eta()}"
-        )
+        asked = f"in flight {self._stats.calls.in_flight} · {self._stats.calls.calls:,} calls · {self._pace()} · "
+        rows.append(f"  {asked if self._stats.teachers else ''}{self.eta()}")
         return rows + [f"  {words}" for words in self.status()]
+
+    def _pace(self) -> str:
+        calls, tokens, _ = self.rates()
+        return f"{calls:,.1f} calls/s · {tokens:,.0f} tokens/s{self._spent()}"
 
     def _spent(self) -> str:
         return "" if self._stats.budget is None else f" · {self._stats.budget.status()}"

@@ -1,15 +1,18 @@
 """Reading seeds and datasets: the file's format by its name, the records' shape by their fields.
 
-What is wrong stops the reading with its place: `seeds.jsonl:3`, `seeds.csv: row 3`, `seeds.yaml: item 3`.
+What is wrong has its place: `seeds.jsonl:3`, `seeds.csv: row 3`, `seeds.yaml: item 3`. It stops `read` and `stream`;
+who curates (`kdaug.rows`) goes on behind it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, compress, count, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
@@ -20,7 +23,18 @@ from kdaug.record import KINDS, Record
 from kdaug.seeds import Seeds
 from kdaug.shapes import BadRow, Shape, read_row, shape_of
 
-Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stands there
+if TYPE_CHECKING:
+    import datasets
+
+Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stands there (a `Garbled` where it is none)
+
+
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """What stands where a row should: why it is none, and its text. What follows it can be read."""
+
+    wrong: str
+    text: str
 
 
 def read(source: str | Path, *, split: str = "train", config: str | None = None) -> Seeds:
@@ -29,12 +43,12 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     `split` and `config` choose within a dataset; of kdaug's own, `config` is the kind. Raises ConfigError that names
     the place, what is wrong there, and the way out.
     """
-    shape, rows = _open(source, split, config)
+    shape, rows = opened(source, split, config)
     kept: dict[str, bytes] = {}
     number, unread, known = 0, dict[str, None](), {*shape.needs, *shape.may}
     for place, row in rows:
         with _placed(place):
-            record = read_row(row, shape)
+            record = record_of_row(row, shape)
         if record.id not in kept:
             # Copied: what orjson returns sits in a buffer of some KB.
             kept[record.id] = bytes(memoryview(orjson.dumps(record.to_json())))
@@ -48,34 +62,48 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes))
 
 
-def stream(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Record]:
-    """As `read`, but one record at a time, copies included."""
-    shape, rows = _open(source, split, config)
-    for place, row in rows:
+def stream(
+    source: str | Path, *, split: str = "train", config: str | None = None, only: Iterable[object] | None = None
+) -> Iterator[Record]:
+    """As `read`, but one record at a time, copies included. `only`: a truth value for each row, whether to give it."""
+    shape, rows = opened(source, split, config)
+    for place, row in rows if only is None else compress(rows, only):
         with _placed(place):
-            record = read_row(row, shape)
+            record = record_of_row(row, shape)
         yield record
+
+
+def opened(
+    source: str | Path, split: str = "train", config: str | None = None, *, within: int = 1
+) -> tuple[Shape, Iterator[Placed]]:
+    """The shape, by the first row that has one, and all rows. Raises ConfigError that names the first row where none
+    has a shape `within` so many."""
+    rows, head = _rows(source, split, config), list[Placed]()
+    wrong = f"{source} is empty: give at least one record"
+    for place, row in islice(rows, within):
+        head.append((place, row))
+        try:
+            if isinstance(row, Garbled):
+                raise BadRow(row.wrong)
+            return shape_of(row), chain(head, rows)
+        except BadRow as e:
+            wrong = f"{place}: {e}" if len(head) == 1 else wrong
+    raise ConfigError(wrong)
 
 
 def rows_of(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Placed]:
     """The rows as they are, whatever their shape, each with its place. Raises ConfigError as `read` does."""
-    yield from _rows(source, split, config)
+    for place, row in _rows(source, split, config):
+        if isinstance(row, Garbled):
+            raise ConfigError(f"{place}: {row.wrong}")
+        yield place, row
 
 
-def _open(source: str | Path, split: str, config: str | None) -> tuple[Shape, Iterator[Placed]]:
-    """The shape, by the first row, and all rows."""
-    rows = _rows(source, split, config)
-    first = next(rows, None)
-    if first is None:
-        raise ConfigError(f"{source} is empty: give at least one record")
-    with _placed(first[0]):
-        shape = shape_of(first[1])
-
-    def every() -> Iterator[Placed]:
-        yield first
-        yield from rows
-
-    return shape, every()
+def record_of_row(row: Any, shape: Shape) -> Record:
+    """Raises BadRow where it is none of this shape."""
+    if isinstance(row, Garbled):
+        raise BadRow(row.wrong)
+    return read_row(row, shape)
 
 
 @contextmanager
@@ -105,12 +133,14 @@ def _rows(source: str | Path, split: str, config: str | None) -> Iterator[Placed
 
 
 def _jsonl(path: Path) -> Iterator[Placed]:
-    for place, line in _lines(path):
+    for number, line in _lines(path):
         if line.strip():
             try:
-                yield place, orjson.loads(line)
+                row = orjson.loads(line)
             except orjson.JSONDecodeError as e:
-                raise ConfigError(f"{place}: no JSON: {e.msg} (column {e.colno}); one object a line") from e
+                why = _no_utf8(line) or f"no JSON: {e.msg} (column {e.colno}); one object a line"
+                row = Garbled(why, line.decode(errors="replace"))
+            yield f"{path}:{number}", row
 
 
 def _json(path: Path) -> Iterator[Placed]:
@@ -146,16 +176,27 @@ def _csv(path: Path) -> Iterator[Placed]:
     import csv
 
     csv.field_size_limit(2**31 - 1)  # a cell may hold a long document; the largest that every platform takes
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.DictReader((line for _, line in _lines(path)), delimiter=delimiter, strict=True)
-    number = 0
-    try:
-        for number, row in enumerate(reader, 1):
-            if None in row:
-                raise ConfigError(f"{path}: row {number}: more cells than the header has: quote texts with commas")
-            yield f"{path}: row {number}", {name: cell or None for name, cell in row.items()}
-    except csv.Error as e:
-        raise ConfigError(f"{path}: row {number + 1}: no CSV: {e}") from e
+    garbled: list[str] = []  # of the row that is being read
+
+    def texts() -> Iterator[str]:
+        for number, line in _lines(path):
+            if why := _no_utf8(line):
+                garbled.append(f"line {number}: {why}")
+            yield line.decode(errors="replace")
+
+    reader = csv.DictReader(texts(), delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+    for number in count(1):
+        try:
+            row = next(reader, None)
+        except csv.Error as e:
+            row, garbled = {}, [*garbled, f"no CSV: {e}"]
+        if row is None:
+            return
+        if None in row:
+            garbled.append("more cells than the header has: quote texts with commas")
+        cells = {name: cell or None for name, cell in row.items()}
+        yield f"{path}: row {number}", Garbled(garbled[0], str(row)) if garbled else cells
+        garbled.clear()
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
@@ -203,55 +244,70 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
 _ENDINGS = ", ".join(_READERS)
 
 
-def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:
-    """Our own dataset or run folder, else one that `datasets` can load."""
+def files_of(source: str | Path, split: str = "train", config: str | None = None) -> list[Path]:
+    """The files that hold the rows; none where the `datasets` library finds them."""
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return [path] if path.exists() else []
     if not (is_dataset(path) or (path / "run.json").is_file() or (path / "dataset").is_dir()):
-        yield from _datasets(str(path), split, config)
-        return
+        return []
     ours = Dataset(path)
     for name, value, known in (("kind", config, KINDS), ("split", split, SPLITS)):
         if value is not None and value not in known:
             raise ConfigError(f"{path}: no {name} {value!r}; there are {', '.join(known)}")
-    for file in ours.files(config, split):  # type: ignore[arg-type]  # held against KINDS and SPLITS just now
+    return ours.files(config, split)  # type: ignore[arg-type]  # held against KINDS and SPLITS just now
+
+
+def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:
+    """Our own dataset or run folder, else one that `datasets` can load."""
+    files = files_of(path, split, config)
+    for file in files:
         yield from _parquet(file)
+    if not files:
+        yield from _datasets(str(path), split, config)
 
 
 def _datasets(source: str, split: str, config: str | None) -> Iterator[Placed]:
+    for number, row in enumerate(loaded(source, split, config), 1):
+        yield f"{source} ({split}): row {number}", row
+
+
+def loaded(source: str, split: str, config: str | None) -> datasets.Dataset:
     """A folder or a dataset on the Hub, through the `datasets` library."""
     import datasets
     from huggingface_hub.errors import HTTPError
 
     try:
         if Path(source, "dataset_dict.json").is_file():
-            rows = datasets.load_from_disk(source)[split]
-        elif Path(source, "state.json").is_file():
-            rows = datasets.load_from_disk(source)
-        else:
-            rows = datasets.load_dataset(source, config, split=split)
+            return datasets.load_from_disk(source)[split]
+        if Path(source, "state.json").is_file():
+            return datasets.load_from_disk(source)
+        return datasets.load_dataset(source, config, split=split)
     except (OSError, ValueError, KeyError, RuntimeError, datasets.exceptions.DatasetsError, HTTPError) as e:
         what = "no dataset" if Path(source).exists() else "no file or folder here, and not to be had from the Hub"
         raise ConfigError(f"{source}: {what}: {shorten(str(e), 300)}") from e
-    for number, row in enumerate(rows, 1):
-        yield f"{source} ({split}): row {number}", row
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Each line with its place; a byte-order mark is passed over."""
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line with its number; a byte-order mark is passed over."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            yield (
-                f"{path}:{number}",
-                _decoded(line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line, path, number),
-            )
+            yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+
+
+def _no_utf8(line: bytes) -> str:
+    """What is wrong with its bytes; empty where nothing is."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as e:
+        return f"byte 0x{line[e.start]:02x} is no UTF-8: save the file as UTF-8"
+    return ""
 
 
 def _text(path: Path) -> str:
-    return _decoded(path.read_bytes().removeprefix(b"\xef\xbb\xbf"), path, 1)
-
-
-def _decoded(data: bytes, path: Path, first_line: int) -> str:
+    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
     except UnicodeDecodeError as e:
-        line = first_line + data.count(b"\n", 0, e.start)
+        line = 1 + data.count(b"\n", 0, e.start)
         raise ConfigError(f"{path}:{line}: byte 0x{data[e.start]:02x} is no UTF-8: save the file as UTF-8") from e

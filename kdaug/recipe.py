@@ -17,6 +17,7 @@ from kdaug.gate import Gate
 from kdaug.generator import Generator
 from kdaug.prices import Price
 from kdaug.record import Record
+from kdaug.rows import Rows
 from kdaug.seeds import ids_of
 from kdaug.selector import Selector
 from kdaug.source import Source
@@ -59,7 +60,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ConfigError("a recipe needs at least one stage")
-        if not self.source.seeds:
+        if isinstance(self.source, Rows):
+            self._check_curating()
+        elif not self.source.seeds:
             raise ConfigError("a recipe needs at least one seed record: the source has none")
         for stage in self.stages:
             if not isinstance(stage, Stage):
@@ -82,6 +85,13 @@ class Recipe:
         ends = (self.target, self.max_jobs, self.max_time, *dataclasses.astuple(self.caps))
         if self.source.grows and not any(ends):
             raise ConfigError("a growing pool never ends by itself: set target (or a cap such as max_jobs)")
+
+    def _check_curating(self) -> None:
+        """Rows go to gates by the page, and their roots are not known before."""
+        if (first := self.stages[0].generator.name) != "pass":
+            raise ConfigError(f"the rows to curate go to a first stage of pass, not of {first}: put one before it")
+        if self.holdout:
+            raise ConfigError("holdout is a share of the seeds, and data to curate has none: leave it out")
 
     @property
     def caps(self) -> Caps:

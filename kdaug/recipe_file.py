@@ -17,6 +17,7 @@ from kdaug.plain_yaml import plain_yaml
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
     "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select", "stages",
+    "gates",
     "roles",
 )  # fmt: skip
 
@@ -68,6 +69,8 @@ class RecipeFile:
         if first in FIELDS:
             return [[]]
         found: list[list[str | int]] = []
+        short = enumerate(self.values.get("gates") or [])
+        found += [["gates", g, first] for g, gate in short if first in _names(gate)]
         if first in _names(self.values.get("select")):
             found.append(["select", first])
         for s, stage in enumerate(self.values.get("stages") or []):
@@ -106,7 +109,7 @@ def load(name: str) -> RecipeFile:
     if path is not builtin:
         file.folder = path.absolute().parent
     if not isinstance(values, dict):
-        raise file.error("a recipe is a mapping with at least `stages`")
+        raise file.error("a recipe is a mapping with at least `stages` or `gates`")
     for key in values:
         if key not in FIELDS:
             raise file.error(unknown("field", str(key), FIELDS), str(key))

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from kdaug.curate import curating, stages_of
 from kdaug.errors import ConfigError
+from kdaug.gate import Gate
 from kdaug.plain_yaml import plain_yaml
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.recipe_file import CAPS, RecipeFile, unknown
 from kdaug.record import Record
+from kdaug.rows import Rows
 from kdaug.source import Each, GrowingPool, Source
 from kdaug.stage import Stage
 from kdaug.teacher import Teacher
@@ -36,6 +39,7 @@ GENERATORS = {
     "pass": "kdaug.generators.pass_through:Pass",
 }
 GATES = {
+    "copies": "kdaug.gates.copies:Copies",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "rouge": "kdaug.gates.rouge:Rouge",
     "minhash": "kdaug.gates.minhash:MinHash",
@@ -67,19 +71,25 @@ ENTRY_POINTS = "kdaug.parts"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
-def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", templates: Path | None = None) -> Recipe:
-    """The recipe that a file describes, over `seeds`."""
-    stages = file.values.get("stages")
-    if not isinstance(stages, list) or not stages:
-        raise file.error("expected a list with at least one stage", "stages")
+def build(
+    file: RecipeFile, seeds: Sequence[Record] | Rows, *, seeds_from: str = "", templates: Path | None = None
+) -> Recipe:
+    """The recipe that a file describes, over `seeds` or the rows of data to curate."""
     plain: dict[str, Any] = {}
     hints = typing.get_type_hints(Recipe)
     for key in ("target", *CAPS, "seed", "holdout"):
         if file.values.get(key) is not None:
             plain[key] = _coerced(file, file.values[key], hints[key], key)
     plain["prices"] = _prices(file)
-    built = [_stage(file, stage, number) for number, stage in enumerate(stages)]
-    source = _source(file, seeds)
+    built = _stages(file)
+    if isinstance(seeds, Rows):
+        for name in ("seeds", "source", "holdout", "max_jobs"):
+            if file.values.get(name):
+                raise file.error("what is curated is the data that is given, all of it: leave this out", name)
+        source: Source = seeds
+        built = curating(built)
+    else:
+        source = _source(file, seeds)
     if file.values.get("select") is not None:
         plain["select"] = _make(file, SELECTORS, "selector", file.values["select"], "select")
     try:
@@ -154,6 +164,22 @@ def _source(file: RecipeFile, seeds: Sequence[Record]) -> Source:
     return made
 
 
+def _stages(file: RecipeFile) -> list[Stage]:
+    """`stages`, or `gates` alone: stages of `pass` (see `stages_of`)."""
+    stages, gates = file.values.get("stages"), file.values.get("gates")
+    if gates is not None:
+        if stages is not None or not isinstance(gates, list):
+            raise file.error("expected a list of gates, and no `stages` beside it", "gates")
+        return stages_of(_gates(file, gates, "gates"))
+    if not isinstance(stages, list) or not stages:
+        raise file.error("expected a list with at least one stage", "stages")
+    return [_stage(file, stage, number) for number, stage in enumerate(stages)]
+
+
+def _gates(file: RecipeFile, gates: Sequence[object], *at: str | int) -> list[Gate]:
+    return [_make(file, GATES, "gate", gate, *at, number) for number, gate in enumerate(gates)]
+
+
 def _stage(file: RecipeFile, stage: object, number: int) -> Stage:
     at = ("stages", number)
     if not isinstance(stage, dict) or "generator" not in stage:
@@ -168,7 +194,7 @@ def _stage(file: RecipeFile, stage: object, number: int) -> Stage:
     if window is not None:
         window = _coerced(file, window, int, *at, "window")
     generator = _make(file, GENERATORS, "generator", stage["generator"], *at, "generator")
-    return Stage(generator, [_make(file, GATES, "gate", g, *at, "gates", n) for n, g in enumerate(gates)], window)
+    return Stage(generator, _gates(file, gates, *at, "gates"), window)
 
 
 def _make(file: RecipeFile, table: Mapping[str, str], what: str, written: object, *at: str | int) -> Any:

@@ -25,6 +25,7 @@ from kdaug.journal import Failed, Journal
 from kdaug.progress import Log, watching
 from kdaug.recipe import Recipe, check_roles, differences, roles_of
 from kdaug.record import Json, Record
+from kdaug.rows import Rows
 from kdaug.seeds import Seeds, ids_of, packed_of
 from kdaug.selector import Chosen, choose
 from kdaug.source import hold_out
@@ -168,7 +169,8 @@ class _Run:
 
     async def _watch(self, engine: Engine) -> Ending:
         source = self._recipe.source
-        jobs = None if source.grows else min(len(source.seeds), self._recipe.max_jobs or len(source.seeds))
+        whole = source.pages if isinstance(source, Rows) else len(source.seeds)
+        jobs = None if source.grows else min(whole, self._recipe.max_jobs or whole)
         started = time.perf_counter()
         async with watching(engine.stats, self.log, jobs=jobs):
             loading = asyncio.create_task(_load_writers())
@@ -236,9 +238,8 @@ class _Run:
             self._settle_options(journal)
             return windows
         if changed:
-            raise ConfigError(
-                f"{self._out} holds the run of another recipe ({'; '.join(changed[:5])}): choose another --out"
-            )
+            other = "other data" if all(d.startswith("source.holds") for d in changed) else "another recipe"
+            raise ConfigError(f"{self._out} holds the run of {other} ({'; '.join(changed[:5])}): choose another --out")
         windows = journal.meta("windows")
         self.log.say(f"resuming {self._out}: {journal.committed(len(windows) - 1)} jobs of the last stage are known")
         self._settle_options(journal)
@@ -246,8 +247,9 @@ class _Run:
 
     def _say_what_is_taken(self) -> None:
         """Seeds and teachers as they were understood."""
-        seeds, asked = self._recipe.source.seeds, roles_of(self._recipe)
-        self.log.say(f"seeds: {seeds if isinstance(seeds, Seeds) else f'{len(seeds)} records'}")
+        source, asked = self._recipe.source, roles_of(self._recipe)
+        seeds = source.seeds if isinstance(source.seeds, Seeds) else f"{len(source.seeds)} records"
+        self.log.say(f"data: {source}" if isinstance(source, Rows) else f"seeds: {seeds}")
         for role in sorted(asked, reverse=True):
             if role in self.teachers:
                 self.log.say(f"{role}: {self.teachers[role].name}")

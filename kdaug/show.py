@@ -11,6 +11,7 @@ from typing import Any
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
 from kdaug.prices import Bill, Price, dollars, spent
+from kdaug.recipes import GATES
 from kdaug.record import Drop, Message, Record, text_of
 from kdaug.tallies import fits, tally, usage
 from kdaug.teacher import Completion
@@ -53,9 +54,9 @@ class Story:
         yield f"{self._run}: {recipe['name']}, {facts['status']}" + (
             f" ({facts['ended_by']})" if facts["ended_by"] else ""
         )
-        yield f"seeds: {facts['seeds']['count']}" + (
-            f" from {facts['seeds']['source']}" if facts["seeds"]["source"] else ""
-        )
+        seeds = facts["seeds"]
+        many = f"seeds: {seeds['count']}" if seeds["count"] else f"data: {seeds.get('rows', 'not all')} rows read"
+        yield many + (f" from {seeds['source']}" if seeds["source"] else "")
         for index, stage in enumerate(facts["stages"]):
             # From the journal: run.json is only as new as the last time that the run ended.
             jobs, kept, dropped = tally(self._journal, index)
@@ -101,10 +102,24 @@ class Story:
         raise ConfigError(f"{len(hits)} records begin with {prefix!r}: {', '.join(hits[:5])}, …")
 
     def tell(self, prefix: str) -> Iterator[str]:
-        """The story of a record: its ancestors first, each with the calls that made it and the verdict on it."""
+        """The story of a record: its ancestors first, each with the calls that made it and the verdict on it. Of a row
+        that is no record, given by its place (`data.jsonl:17`): what is wrong with it."""
+        if any(sign in prefix for sign in (":", " ")):
+            yield from self._row(prefix)
+            return
         told: set[str] = set()
         for found in self._ancestry(self.find(prefix).record.id, told):
             yield from self._chapter(found)
+
+    def _row(self, place: str) -> Iterator[str]:
+        rows = (row.drop for _, row in self._journal.dropped(0) if row.record is None)
+        drop = next((d for d in rows if str(d.detail.get("place", "")).endswith(place)), None)
+        if drop is None:
+            raise ConfigError(f"{self._run} dropped no row {place!r}: places are in the details of dropped.parquet")
+        yield f"── {drop.detail['place']}"
+        yield f"   {drop.detail['row']}"
+        yield f"   dropped: {drop.reason}: {drop.detail['wrong']}"
+        yield ""
 
     def _ancestry(self, id: str, told: set[str]) -> Iterator[Found]:
         if id in told:
@@ -142,9 +157,18 @@ class Story:
             yield "   kept"
         else:
             yield f"   dropped: {found.drop.reason}" + (
-                f" {json.dumps(found.drop.detail)}" if found.drop.detail else ""
+                f" {json.dumps(found.drop.detail, ensure_ascii=False)}" if found.drop.detail else ""
             )
+            yield from self._gate(found.stage, found.drop)
         yield ""
+
+    def _gate(self, stage: int, drop: Drop) -> Iterator[str]:
+        """How the gate was set that dropped it: its threshold and all else."""
+        address = GATES.get(drop.reason.partition(":")[0])
+        for gate in self._journal.meta("recipe")["stages"][stage]["gates"]:
+            fields = {k: v for k, v in gate.items() if k not in ("type", "templates")}
+            if gate["type"] == address and fields:
+                yield f"   the gate: {json.dumps(fields, ensure_ascii=False)}"
 
     def _left_out(self, id: str) -> Drop | None:
         """Why the selection left a record out, when the dataset was derived last."""
@@ -164,7 +188,10 @@ class Story:
                 for job, commit in enumerate(self._journal.commits(stage)):
                     for row in commit.dropped:
                         if row.record is not None:
-                            self._places.setdefault(row.record.id, (stage, job, row.child, False))
+                            place = (stage, job, row.child, False)
+                            # A copy's fall says nothing of a record that the same stage kept.
+                            if self._places.setdefault(row.record.id, place)[0] < stage:
+                                self._places[row.record.id] = place
                     for kept in commit.kept:
                         self._places[kept.record.id] = (stage, job, kept.child, True)
         return self._places

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from random import Random
 from typing import Protocol
 
-from kdaug.record import Record
+from kdaug.record import Drop, Record
+
+
+@dataclass(frozen=True)
+class Page:
+    """Rows to curate, which a job takes instead of parents. `read` makes of each a record, or the drop that it comes
+    to; only jobs that the journal has not decided call it."""
+
+    read: Callable[[], Sequence[Record | Drop]]
 
 
 class Source(Protocol):
-    """`start` gives fresh state; `draw` the parents of the next job, or None when there are no more; `accept` hears of
-    what its stage kept. A draw never mixes held-out seeds (and what came of them) with others. `grows`: what `accept`
-    hears changes later draws, so the source never ends by itself.
+    """`start` gives fresh state; `draw` the parents of the next job (or a page of rows, for its gates alone), or None
+    when there are no more; `accept` hears of what its stage kept. A draw never mixes held-out seeds (and what came of
+    them) with others. `grows`: what `accept` hears changes later draws, so the source never ends by itself.
     """
 
     @property
@@ -23,7 +31,7 @@ class Source(Protocol):
     @property
     def grows(self) -> bool: ...
     def start(self, held_out: Collection[str] = ()) -> Source: ...
-    def draw(self, rng: Random) -> tuple[Record, ...] | None: ...
+    def draw(self, rng: Random) -> tuple[Record, ...] | Page | None: ...
     def accept(self, record: Record) -> None: ...
 
 

@@ -14,7 +14,7 @@ from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generator
 from kdaug.journal import Commit, Dropped, Failed
 from kdaug.record import Drop, Record
-from kdaug.source import Source
+from kdaug.source import Page, Source
 from kdaug.teacher import Teacher, holds_back
 
 FAILURE_WINDOW = 200  # live jobs over which the failure rate is taken
@@ -72,7 +72,7 @@ class Job:
     only kept it from its gates: then the generator is not asked."""
 
     number: int
-    parents: tuple[Record, ...]
+    parents: tuple[Record, ...] | Page
     redoes: Drop | None = None
     made: Record | None = None
     outcome: asyncio.Task[Worked | None] | None = None

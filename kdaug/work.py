@@ -12,6 +12,7 @@ from kdaug.errors import BudgetExceeded, KdaugError, ParseError, TeacherError, U
 from kdaug.gate import Prepared
 from kdaug.journal import Commit, Dropped, Kept
 from kdaug.record import Discarded, Drop, Record
+from kdaug.source import Page
 from kdaug.stage import Job, Line, Worked
 
 
@@ -53,9 +54,13 @@ class Work:
     async def _generate(self, line: Line, job: Job) -> tuple[Sequence[Record | Discarded | Dropped], bool]:
         if job.made is not None:
             return [job.made], False
+        parents = job.parents
+        if isinstance(parents, Page):
+            rows = enumerate(parents.read())
+            return [row if isinstance(row, Record) else Dropped(place, None, row) for place, row in rows], False
         try:
             rng = Random(derived_seed(self._seed, line.index, job.number))
-            made = await line.stage.generator(job.parents, self._scope(line, job), rng)
+            made = await line.stage.generator(parents, self._scope(line, job), rng)
             return _records(made, line.stage.generator.name), False
         except ParseError as e:
             drop, failed = Drop(e.reason, {"reply": shorten(e.text, 1000)}), False
@@ -63,7 +68,7 @@ class Work:
             if e.fatal:
                 raise
             drop, failed = Drop(e.reason, {"error": str(e)}), True
-        return [Dropped(0, job.parents[0] if len(job.parents) == 1 else None, drop)], failed
+        return [Dropped(0, parents[0] if len(parents) == 1 else None, drop)], failed
 
     async def _prepare(
         self, line: Line, job: Job, place: int, child: Record | Discarded | Dropped

@@ -183,7 +183,7 @@ def test_a_record_of_both_sides_is_left_out_and_counted(tmp_path: Path) -> None:
     seeds = answers(2)
     mixed = seeds[0].child(seeds[1], by="x", prompt=user("new"))
     counts = write_dataset(tmp_path / "d", lambda: [*seeds, mixed], held_out=[seeds[0].id], facts={})
-    assert counts == Counts({"completion": {"train": 1, "test": 1}}, {}, {"holdout:mixed": 1})
+    assert counts == Counts({"completion": {"train": 1, "test": 1}}, {}, {"holdout:mixed": 1}, unsaid=2)
     assert list(Dataset(tmp_path / "d").records()) == [seeds[1], seeds[0]]  # train, then test
     assert "| dataset | `holdout:mixed` | 1 |" in (tmp_path / "d" / "README.md").read_text()
 

@@ -21,13 +21,12 @@ ROWS = (
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
-        *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
-        "selector",
-        *("terms", "models", "gguf", "chat", "embedding"),
+        *("recipe", "facts", "running", "progress", "read", "shapes", "rows", "dataset", "columns", "export", "hub"),
+        *("card", "selector", "terms", "models", "gguf", "chat", "embedding"),
     ),
     ("teachers", "generators", "gates", "selectors", "train"),
     (
-        *("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
+        *("recipes", "recipe_file", "curate", "mix", "check", "estimate", "show", "doctor", "batches", "runnable"),
         *("diversity", "topics", "survey", "measures", "plots", "page", "report"),
     ),
     ("cli", "__main__"),
@@ -143,4 +142,7 @@ def test_every_public_name_is_there() -> None:
     assert kdaug.__all__ == sorted(kdaug.__all__)
     for name in kdaug.__all__:
         assert getattr(kdaug, name) is not None
+    # Also where the submodule of the same name was imported first.
+    code = "import kdaug.recipes, kdaug.mix, kdaug as kd; assert all(map(callable, (kd.read, kd.curate, kd.mix)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
     assert set(kdaug.__all__) <= set(dir(kdaug))

@@ -178,7 +178,7 @@ def test_json_lines_in_a_json_file_are_read_too(tmp_path: Path) -> None:
         ("a.json", '[{"prompt": NaN}]', r"a\.json: NaN is no JSON"),
         ("a.csv", "prompt,completion\na,b\nc,d,e\n", r"a\.csv: row 2: more cells than the header"),
         ("a.csv", 'prompt\na\n"b\n', r"a\.csv: row 2: no CSV"),
-        ("a.csv", b"prompt\na\n\xff\n", r"a\.csv:3: byte 0xff is no UTF-8"),
+        ("a.csv", b"prompt\na\n\xff\n", r"a\.csv: row 2: line 3: byte 0xff is no UTF-8"),
         ("a.csv", 'prompt\na\n""\n', r'a\.csv: row 2: "prompt" is missing'),
         ("a.yaml", "- prompt: a\n- prompt: 1\n", r'a\.yaml: item 2: "prompt" is a number'),
         ("a.yaml", "- prompt: a\n  - b: [\n", r"a\.yaml:2: no YAML"),

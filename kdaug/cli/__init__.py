@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from kdaug import __version__
 from kdaug.cli.command import Command, say
+from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_report, add_show
 from kdaug.cli.running import add_check, add_estimate, add_run
 from kdaug.cli.student import add_eval, add_prune, add_train
@@ -49,6 +50,8 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_init(commands)
     add_run(commands)
+    add_curate(commands)
+    add_mix(commands)
     add_check(commands)
     add_estimate(commands)
     add_show(commands)

@@ -14,6 +14,7 @@ from kdaug.errors import ConfigError
 if TYPE_CHECKING:
     from kdaug.recipe import Recipe
     from kdaug.recipe_file import RecipeFile
+    from kdaug.running import Outcome
     from kdaug.teacher import Teacher
 
 ROLES = ("teacher", "student", "judge")
@@ -22,10 +23,15 @@ ROLES = ("teacher", "student", "judge")
 def _recipe_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("recipe", help="a built-in name (self-instruct, evol-instruct, feedback, …) or a YAML file")
     sub.add_argument("--seeds", metavar="PATH", help="JSONL, JSON, CSV, Parquet, YAML, a run, or a Hub dataset")
-    sub.add_argument("--target", type=int, metavar="N", help="records that the last stage is to keep")
     sub.add_argument(
         "--holdout", type=float, metavar="SHARE", help="share of the seeds for the test split, such as 0.1"
     )
+    file_options(sub)
+
+
+def file_options(sub: argparse.ArgumentParser) -> None:
+    """What goes before the fields of a recipe's file."""
+    sub.add_argument("--target", type=int, metavar="N", help="records that the last stage is to keep")
     sub.add_argument(
         "--templates", type=Path, metavar="DIR", help="your own templates; they go before the shipped ones"
     )
@@ -54,32 +60,47 @@ def add_run(commands: Any) -> None:
     _recipe_options(sub)
     sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--max-jobs", type=int, metavar="N", help="draws from the source at most")
+    sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
+    run_options(sub)
+
+
+def run_options(sub: argparse.ArgumentParser) -> None:
+    """What a run may spend, and how it goes on."""
     sub.add_argument("--max-cost", type=float, metavar="USD", help="spend at most this, resumed parts together")
     sub.add_argument("--max-tokens", type=int, metavar="N", help="prompt and completion tokens at most")
     sub.add_argument("--max-calls", type=int, metavar="N", help="requests at most, repeated ones too")
     sub.add_argument("--max-time", type=_seconds, metavar="2h", help="no new call after 90s, 30m, 2h")
-    sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
     sub.add_argument("--redo-failed", action="store_true", help="try what failed at a teacher again, at the end")
     sub.add_argument("--quiet", action="store_true", help="say nothing but errors")
 
 
 def _run(given: argparse.Namespace) -> int:
-    from kdaug.progress import Log
-    from kdaug.running import execute
     from kdaug.show import Story
 
-    recipe, teachers = _recipe(given)
-    command = "kdaug " + shlex.join(sys.argv[1:])
-    log = Log(quiet=given.quiet)
-    outcome = execute(recipe, given.out, teachers, log=log, command=command, redo_failed=given.redo_failed)
-    if outcome.error is not None:
-        say(f"kdaug: {outcome.error}")
+    outcome = executed(given, *_recipe(given))
     if given.preview:
         story = Story(given.out)
         for found in story.newest(given.preview):
             print("\n".join(story.tell(found.record.id)))
         print("\n".join(story.funnel()))
         return 0 if outcome.error is None else outcome.exit_code
+    return told(given, outcome)
+
+
+def executed(given: argparse.Namespace, recipe: Recipe, teachers: dict[str, Teacher]) -> Outcome:
+    """The run that a command asks for."""
+    from kdaug.progress import Log
+    from kdaug.running import execute
+
+    command, log = "kdaug " + shlex.join(sys.argv[1:]), Log(quiet=given.quiet)
+    outcome = execute(recipe, given.out, teachers, log=log, command=command, redo_failed=given.redo_failed)
+    if outcome.error is not None:
+        say(f"kdaug: {outcome.error}")
+    return outcome
+
+
+def told(given: argparse.Namespace, outcome: Outcome) -> int:
+    """Prints where the dataset is; returns the exit code."""
     if not given.quiet:
         folder = given.out / "dataset"
         print(f"dataset: {folder}" if outcome.facts["kept"] else f"no record was kept: see kdaug show {given.out}")
@@ -90,11 +111,27 @@ def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recip
     """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier.
     `teacher`: where none is named, the embedded model."""
     from kdaug import prompts, recipes
-    from kdaug.prices import parse_price
     from kdaug.read import read
     from kdaug.recipe_file import load
 
-    file = load(given.recipe)
+    file = with_options(given, load(given.recipe))
+    written = given.seeds or file.values.get("seeds")
+    if written is None:
+        raise ConfigError(f"{file.where}: no seeds: give them with --seeds PATH (JSONL, one task a line)")
+    if not isinstance(written, str):
+        raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
+    shipped = prompts.shipped() / "seeds" / str(written)
+    beside = Path(file.where).parent / str(written)
+    seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
+    seeds = read(seeds_from)
+    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=templates_of(given, file))
+    return recipe, teachers_of(given, file, recipe, teacher)
+
+
+def with_options(given: argparse.Namespace, file: RecipeFile) -> RecipeFile:
+    """A recipe's file with the options' values in the place of its own."""
+    from kdaug.prices import parse_price
+
     for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
         if (value := getattr(given, name, None)) is not None:
             file.put(name, value)
@@ -107,20 +144,10 @@ def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recip
         file.put("max_jobs", min(jobs))
     for assignment in given.set:
         file.set(assignment)
-    written = given.seeds or file.values.get("seeds")
-    if written is None:
-        raise ConfigError(f"{file.where}: no seeds: give them with --seeds PATH (JSONL, one task a line)")
-    if not isinstance(written, str):
-        raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
-    shipped = prompts.shipped() / "seeds" / str(written)
-    beside = Path(file.where).parent / str(written)
-    seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
-    seeds = read(seeds_from)
-    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=_templates(given, file))
-    return recipe, _teachers(given, file, recipe, teacher)
+    return file
 
 
-def _templates(given: argparse.Namespace, file: RecipeFile) -> Path | None:
+def templates_of(given: argparse.Namespace, file: RecipeFile) -> Path | None:
     """The user's folder of templates: the option's, else the recipe's own, which is taken from beside it."""
     if given.templates is not None:
         if not given.templates.is_dir():
@@ -134,11 +161,13 @@ def _templates(given: argparse.Namespace, file: RecipeFile) -> Path | None:
     return folder
 
 
-def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, default: str) -> dict[str, Teacher]:
-    """One teacher a role; equal specs share one, so that a model is loaded once."""
+def teachers_of(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, default: str) -> dict[str, Teacher]:
+    """One teacher a role; equal specs share one, so that a model is loaded once. `default`: where none is named, and
+    anything may ask one."""
     from kdaug import recipes
     from kdaug.recipe import roles_of
     from kdaug.recipe_file import unknown
+    from kdaug.rows import Rows
 
     roles, asked = file.values.get("roles") or {}, roles_of(recipe)
     if not isinstance(roles, dict):
@@ -151,7 +180,8 @@ def _teachers(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, defau
             raise file.error(f"expected a teacher such as openai:MODEL, found {spec!r}", "roles", str(role))
         specs[role] = spec
     specs |= {role: spec for role in ROLES if (spec := getattr(given, role, None)) is not None}
-    specs.setdefault("teacher", default)
+    if asked or not isinstance(recipe.source, Rows):
+        specs.setdefault("teacher", default)
     made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
     return {role: made[spec] for role, spec in specs.items()}
 
