@@ -8,9 +8,12 @@ from kdaug.errors import TeacherError as TeacherError
 from kdaug.gate import Gate as Gate
 from kdaug.gate import Prepared as Prepared
 from kdaug.gates.dedup import Dedup as Dedup
+from kdaug.gates.deita import Deita as Deita
 from kdaug.gates.heuristics import Heuristics as Heuristics
+from kdaug.gates.ifd import Ifd as Ifd
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
+from kdaug.gates.pairwise import Pairwise as Pairwise
 from kdaug.gates.rouge import Rouge as Rouge
 from kdaug.generator import Generate as Generate
 from kdaug.generator import Generator as Generator

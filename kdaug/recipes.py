@@ -41,6 +41,9 @@ GATES = {
     "dedup": "kdaug.gates.dedup:Dedup",
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",
+    "pairwise": "kdaug.gates.pairwise:Pairwise",
+    "deita": "kdaug.gates.deita:Deita",
+    "ifd": "kdaug.gates.ifd:Ifd",
 }
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",

@@ -38,6 +38,7 @@ class Scripted:
         schema: Any = None,
         tools: Sequence[Any] = (),
         logprobs: int = 0,
+        weigh: Sequence[str] = (),
         **sampling: Any,
     ) -> Completion:
         messages = as_messages(prompt)
@@ -48,6 +49,8 @@ class Scripted:
             asked["tools"] = tuple(tools)
         if logprobs:
             asked["logprobs"] = logprobs
+        if weigh:
+            asked["weigh"] = tuple(weigh)
         self.calls.append(Call(role, text_of(messages), messages, asked, self.scope))
         key = "/".join(("job", *self.scope, str(sum(c.scope == self.scope for c in self.calls) - 1)))
         answer = self.replies(role, text_of(messages), asked)
