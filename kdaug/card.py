@@ -58,7 +58,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, s
 
 _FACTS = (
     *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
-    *("bill", "forms"),
+    *("bill", "forms", "judges"),
 )
 
 # What is trained on, by kind.

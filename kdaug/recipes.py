@@ -72,6 +72,8 @@ def build(file: RecipeFile, seeds: Sequence[Record], *, seeds_from: str = "", te
         if file.values.get(key) is not None:
             plain[key] = _coerced(file, file.values[key], hints[key], key)
     plain["prices"] = _prices(file)
+    if file.values.get("judge_checks"):
+        plain["judge_checks"] = _coerced(file, file.values["judge_checks"], Sequence[Path], "judge_checks")
     built = [_stage(file, stage, number) for number, stage in enumerate(stages)]
     source = _source(file, seeds)
     try:

@@ -22,10 +22,10 @@ ROWS = (
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
-        *("terms", "models", "gguf", "chat", "embedding"),
+        *("terms", "models", "gguf", "chat", "embedding", "judges"),
     ),
     ("teachers", "generators", "gates", "train"),
-    ("recipes", "recipe_file", "check", "estimate", "show", "doctor", "batches", "runnable"),
+    ("recipes", "recipe_file", "check", "judge_check", "estimate", "show", "doctor", "batches", "runnable"),
     ("cli", "__main__"),
 )
 FOLDERS = ROWS[3]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from kdaug import __version__
 from kdaug.cli.command import Command, say
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_show
+from kdaug.cli.judging import add_judge_check
 from kdaug.cli.running import add_check, add_estimate, add_run
 from kdaug.cli.student import add_eval, add_prune, add_train
 from kdaug.errors import KdaugError
@@ -47,6 +48,7 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     add_run(commands)
     add_check(commands)
     add_estimate(commands)
+    add_judge_check(commands)
     add_show(commands)
     add_batches(commands)
     add_export(commands)
