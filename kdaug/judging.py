@@ -143,7 +143,7 @@ async def mark(
         raise ParseError("score", reply.text)
     said = _legal(found, reply.text, low, high, 1.0)
     # Probabilities of another place (a number in the model's thoughts) would not have what was said as the likeliest.
-    certain = max(reply.weights, key=lambda n: reply.weights[n], default="") == f"{said:.0f}"
+    certain = reply.weights.get(f"{said:.0f}", 0.0) >= max(reply.weights.values(), default=1.0)
     return Verdict(expected(reply.weights) if certain else said, "", reply)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from kdaug.judging import expected
 from kdaug.journal import Journal
+from kdaug.judging import expected
 from kdaug.record import user
 from kdaug.teacher import Completion, Request, Sampling
 from kdaug.teachers.chat_api import read_completion
@@ -76,7 +76,7 @@ def test_they_are_kept_in_the_journal_and_asking_for_them_is_another_request(tmp
 
     asyncio.run(write())
     journal = Journal.read_only(tmp_path)
-    (reply,) = journal.replies(0, 0, 1)[0].values()
+    (reply,) = journal.replies(0, 0).values()
     journal.close()
     assert isinstance(reply, Completion) and reply.weights == {"1": 0.25, "2": 0.75}
 
