@@ -14,7 +14,10 @@ from kdaug.gates.ifd import Ifd as Ifd
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
 from kdaug.gates.pairwise import Pairwise as Pairwise
+from kdaug.gates.pii import Pii as Pii
+from kdaug.gates.reward import Reward as Reward
 from kdaug.gates.rouge import Rouge as Rouge
+from kdaug.gates.toxicity import Toxicity as Toxicity
 from kdaug.generator import Generate as Generate
 from kdaug.generator import Generator as Generator
 from kdaug.generators.evol_instruct import EvolInstruct as EvolInstruct

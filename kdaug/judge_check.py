@@ -330,5 +330,6 @@ def table(check: Mapping[str, Any]) -> Iterator[str]:
         interval = f"{figure.low:.2f} to {figure.high:.2f}"
         verdict = {None: "", True: "passed", False: "FAILED"}[figure.passed]
         bound = "" if figure.bound is None else f"{figure.bound:g}"
-        yield f"{figure.name:<20}{figure.value:>7.2f}  {interval:<16}{figure.n:>5}  {bound:<7}{verdict:<8}{figure.means}"
+        measured = f"{figure.name:<20}{figure.value:>7.2f}  {interval:<16}{figure.n:>5}"
+        yield f"{measured}  {bound:<7}{verdict:<8}{figure.means}"
     yield f"{check['judge']}: {'passed' if check['passed'] else 'not passed'}"

@@ -44,6 +44,9 @@ GATES = {
     "pairwise": "kdaug.gates.pairwise:Pairwise",
     "deita": "kdaug.gates.deita:Deita",
     "ifd": "kdaug.gates.ifd:Ifd",
+    "reward": "kdaug.gates.reward:Reward",
+    "pii": "kdaug.gates.pii:Pii",
+    "toxicity": "kdaug.gates.toxicity:Toxicity",
 }
 TEACHERS = {
     "openai": "kdaug.teachers.openai:OpenAI",
