@@ -17,6 +17,7 @@ from kdaug.gates.pairwise import Pairwise as Pairwise
 from kdaug.gates.pii import Pii as Pii
 from kdaug.gates.reward import Reward as Reward
 from kdaug.gates.rouge import Rouge as Rouge
+from kdaug.gates.tags import Tags as Tags
 from kdaug.gates.toxicity import Toxicity as Toxicity
 from kdaug.generator import Generate as Generate
 from kdaug.generator import Generator as Generator

@@ -44,6 +44,7 @@ GATES = {
     "pairwise": "kdaug.gates.pairwise:Pairwise",
     "deita": "kdaug.gates.deita:Deita",
     "ifd": "kdaug.gates.ifd:Ifd",
+    "tags": "kdaug.gates.tags:Tags",
     "reward": "kdaug.gates.reward:Reward",
     "pii": "kdaug.gates.pii:Pii",
     "toxicity": "kdaug.gates.toxicity:Toxicity",

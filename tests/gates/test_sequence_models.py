@@ -34,7 +34,12 @@ def model(folder: Path, labels: int, *, seed: int = 0, **more: object) -> Path:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+        tokenizer_object=raw,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
     )
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
@@ -85,7 +90,7 @@ def test_a_reward_is_the_models_own_output_in_any_company(reward: Path) -> None:
         assert found.record.scores == prepared(Reward(str(reward)), [record])[0].record.scores
         assert record.completion is not None
         asked = tokenizer(record.prompt[0].content, record.completion[0].content, return_tensors="pt")
-        asked.pop("token_type_ids", None)
+        assert asked["token_type_ids"].sum() > 0  # which of the two texts: this model looks at it
         with torch.inference_mode():
             assert found.record.scores["reward"] == pytest.approx(float(direct(**asked).logits), abs=2e-4)
     assert "reward_margin" in together[2].record.scores and "reward_margin" not in together[0].record.scores
