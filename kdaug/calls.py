@@ -298,12 +298,13 @@ class Scope:
         schema: Any = None,  # Any: see as_schema
         tools: Sequence[Json] = (),
         logprobs: int = 0,
+        weigh: Sequence[str] = (),
         **sampling: Unpack[SamplingArgs],
     ) -> Completion:
         if "stop" in sampling:
             sampling["stop"] = tuple(sampling["stop"])
         how = Sampling(schema=as_schema(schema), logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
-        request = Request(as_messages(prompt), how, tuple(tools))
+        request = Request(as_messages(prompt), how, tuple(tools), weigh=tuple(weigh))
         form = None if how.schema is None else form_of(how.schema)
         if form is not None:
             request = form.asked(request)

@@ -60,7 +60,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, s
 
 _FACTS = (
     *("kdaug", "command", "fingerprint", "status", "ended_by", "holdout", "seeds", "stages", "templates"),
-    *("bill", "forms", "mixed", "selected"),
+    *("bill", "forms", "judges", "mixed", "selected"),
 )
 
 # What is trained on, by kind.

@@ -40,12 +40,13 @@ GOES_ON = ("interrupted", "failed", "max_time", "barren")  # endings after which
 
 @dataclass(frozen=True)
 class Teller:
-    """Tells of one run. `description`: the recipe's, which is costly to make."""
+    """Tells of one run. `description`: the recipe's, which is costly to make; `judges`: as `judges_of` has them."""
 
     recipe: Recipe
     teachers: Mapping[str, Teacher]
     command: str
     description: Facts
+    judges: list[Facts]
 
     @cached_property
     def prices(self) -> dict[str, Price | None]:
@@ -63,6 +64,7 @@ class Teller:
             "recipe": {**self.description, "target": recipe.target, **_selects(recipe), **_caps(recipe)},
             "fingerprint": fingerprint_of(self.description),
             "teachers": {role: {"name": teacher.name} for role, teacher in self.teachers.items()},
+            "judges": self.judges,
             "templates": template_digests(recipe),
             "holdout": recipe.holdout,
             "seeds": {"source": recipe.seeds_from, "count": len(recipe.source.seeds)},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Sequence
 from random import Random
-from typing import Any, Protocol, Unpack
+from typing import Any, Protocol, TypeVar, Unpack
 
+from kdaug.errors import ParseError, TeacherError
 from kdaug.record import Discarded, Json, Message, Record
 from kdaug.teacher import Completion, SamplingArgs, TokenLogprobs
+
+T = TypeVar("T")
 
 
 class Generate(Protocol):
@@ -21,6 +25,9 @@ class Generate(Protocol):
     `tools` are JSON-schema definitions of functions: `reply.tool_calls` is what the model wants called, and the
     conversation goes on with `reply.message` and a message of the role `tool` for each call.
 
+    `weigh` are short words of which the reply is to be one, such as the marks of a scale: `reply.weights` are their
+    probabilities, from teachers that can tell.
+
     Raises a `TeacherError` when no answer can be had. Let it and a ParseError pass: the engine makes it a drop or ends
     the run.
     """
@@ -33,6 +40,7 @@ class Generate(Protocol):
         schema: Any = None,  # Any: see as_schema
         tools: Sequence[Json] = (),
         logprobs: int = 0,
+        weigh: Sequence[str] = (),
         **sampling: Unpack[SamplingArgs],
     ) -> Completion: ...
 
@@ -62,3 +70,27 @@ class Generator(Protocol):
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
     ) -> Sequence[Record | Discarded]: ...
+
+
+async def settled(calls: Sequence[Awaitable[T]]) -> list[T | TeacherError | ParseError]:
+    """What each of several concurrent calls came to, in order: its result, or a failure that is its own.
+
+    Raises at once what is nobody's own failure (an outage, a cap that was reached), and the first error when every call
+    met one of the teacher's: then there is no result to go on with.
+    """
+    results = await asyncio.gather(*map(_settle, calls))
+    failures = [result for result in results if isinstance(result, TeacherError)]
+    if failures and len(failures) == len(results):
+        raise failures[0]
+    return results
+
+
+async def _settle(call: Awaitable[T]) -> T | TeacherError | ParseError:
+    try:
+        return await call
+    except ParseError as e:
+        return e
+    except TeacherError as e:
+        if e.fatal:
+            raise
+        return e

@@ -309,6 +309,8 @@ class Journal:
             plain["fit"] = reply.fit
         if reply.logprobs is not None:
             plain["logprobs"] = astuple(self.logprobs.add(reply.logprobs))
+        if reply.weights:
+            plain["weights"] = reply.weights
         return plain
 
     def _reply_from_json(self, text: bytes, teacher: str, key: str) -> Completion | TeacherError:
@@ -325,6 +327,7 @@ class Journal:
             usage=Usage(**plain["usage"]),
             fit=plain.get("fit", ""),
             logprobs=None if place is None else self.logprobs.read(Place(*place)),
+            weights=plain.get("weights", {}),
             teacher=teacher,
             key=key,
         )

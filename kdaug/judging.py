@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdaug.errors import ParseError
-from kdaug.generator import Generate
+from kdaug.generator import Generate, settled
 from kdaug.prompts import converse
-from kdaug.record import Record, text_of
+from kdaug.record import Messages, Record, text_of
 from kdaug.teacher import Completion
 
 # Finds "Score: 4", "**Score:** 4/5", "Score (1-5): <4>."; _NO_END may not follow: "1-5", "4,5", "4th", "4 or 5".
@@ -19,6 +19,9 @@ _SCORE = re.compile(
     re.IGNORECASE,
 )
 _OUT_OF = re.compile(r"[*_`>\])]*\s*(?:/|out of)\s*[*_`]*(\d+)(?P<after>.*)", re.IGNORECASE)
+_ALONE = re.compile(
+    r"\A[^\w+-]*(?:(?:score|rating|mark)\W+)?(?P<score>[-+]?\d+(?:\.\d+)?)(?P<after>[^\n]*)", re.IGNORECASE
+)
 _NO_END = re.compile(r"\w|[.,]\d|%|\s*[-–—]\s*\d|\s+or\b", re.IGNORECASE)
 
 
@@ -29,6 +32,22 @@ class Verdict:
     score: float
     rationale: str
     completion: Completion
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Of two answers: `score` is 1 where the first is better, 0 where the second is, 0.5 for a tie. `orders`: the same
+    as the judge said it when the first was shown first, and when it was shown second; they may disagree."""
+
+    orders: tuple[float, float]
+    rationale: str
+    completions: tuple[Completion, Completion]
+
+    @property
+    def score(self) -> float:
+        """Who wins in one order and loses in the other does not win: that is the judge's liking for a place."""
+        there, back = self.orders
+        return there if there == back else 0.5
 
 
 def parse_score(text: str, low: float, high: float, half: bool = False) -> float:
@@ -45,15 +64,18 @@ def _last_score(text: str, low: float, high: float, half: bool) -> tuple[float, 
     found = list(_SCORE.finditer(text))
     if not found:
         raise ParseError("score", text)
-    score, after = float(found[-1]["score"]), found[-1]["after"]
+    return _legal(found[-1], text, low, high, 0.5 if half else 1.0), found[-1].start()
+
+
+def _legal(found: re.Match[str], text: str, low: float, high: float, step: float) -> float:
+    score, after = float(found["score"]), found["after"]
     if out_of := _OUT_OF.match(after):
         after = out_of["after"]
         if float(out_of[1]) != high:
             raise ParseError("score", text)
-    step = 0.5 if half else 1.0
     if _NO_END.match(after) or not low <= score <= high or score % step:
         raise ParseError("score", text)
-    return score, found[-1].start()
+    return score
 
 
 def parse_choice(text: str, choices: Sequence[str]) -> str:
@@ -104,6 +126,72 @@ async def grade(
         raise ParseError("score", reply.text)
     score, start = _last_score(reply.text, low, high, half)
     return Verdict(score, reply.text[:start].strip(" \n*#_"), reply)
+
+
+async def mark(
+    question: Messages, generate: Generate, *, role: str = "judge", low: int, high: int, max_tokens: int = 1024
+) -> Verdict:
+    """A model's mark without reasons, to a question that asks for nothing but a whole number from `low` to `high`.
+
+    Where the teacher gives the probabilities of the marks it is their expected value (DEITA, arXiv 2312.15685, §2.2;
+    G-Eval, arXiv 2303.16634, §2), else the mark that is said. Raises ParseError (`parse:score`) and TeacherError.
+    """
+    scale = [str(n) for n in range(low, high + 1)]
+    reply = await generate(question, role=role, temperature=0.0, max_tokens=max_tokens, weigh=scale)
+    found = _ALONE.match(reply.text)
+    if found is None:
+        raise ParseError("score", reply.text)
+    said = _legal(found, reply.text, low, high, 1.0)
+    # Probabilities of another place (a number in the model's thoughts) would not have what was said as the likeliest.
+    certain = reply.weights.get(f"{said:.0f}", 0.0) >= max(reply.weights.values(), default=1.0)
+    return Verdict(expected(reply.weights) if certain else said, "", reply)
+
+
+def expected(weights: Mapping[str, float]) -> float:
+    """The expected value of marks by their probabilities, which need not be of 1 in all."""
+    return sum(float(n) * p for n, p in weights.items()) / sum(weights.values())
+
+
+async def compare(
+    record: Record,
+    other: Messages,
+    generate: Generate,
+    *,
+    role: str = "judge",
+    rubric: str = "",
+    max_tokens: int = 1024,
+) -> Comparison:
+    """Whether a record's completion is better than `other`, which answers the same prompt. The judge is asked twice,
+    with each of the two shown first: a verdict that turns with the order is a tie.
+
+    Raises ParseError (`parse:verdict`) where either reply has no verdict or was cut, and TeacherError.
+    """
+
+    async def ask(first: Messages | None, second: Messages | None) -> Completion:
+        question = converse(
+            "pairwise/better",
+            prompt=text_of(record.prompt),
+            first=text_of(first),
+            second=text_of(second),
+            rubric=rubric,
+        )
+        return await generate(question, role=role, temperature=0.0, max_tokens=max_tokens)
+
+    replies = []
+    for reply in await settled([ask(record.completion, other), ask(other, record.completion)]):
+        if not isinstance(reply, Completion):
+            raise reply
+        replies.append(reply)
+    there, back = replies
+    orders = (_won(there), 1.0 - _won(back))
+    return Comparison(orders, there.text.strip(), (there, back))
+
+
+def _won(reply: Completion) -> float:
+    """Of the answer that was shown first."""
+    if reply.cut:
+        raise ParseError("verdict", reply.text)
+    return {"A": 1.0, "B": 0.0, "tie": 0.5}[parse_choice(reply.text, ("A", "B", "tie"))]
 
 
 def leaked(text: str, phrases: Sequence[str], given: str) -> str | None:

@@ -35,7 +35,8 @@ class Recipe:
     `max_time` seconds no new call is made. `prices`: by model, before the table of genai-prices. `seed` drives every
     random choice of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
     `max_failure_rate`: the run stops when more of the last 200 jobs than this failed at the teacher. `templates`: a
-    folder whose files replace shipped templates of the same name.
+    folder whose files replace shipped templates of the same name. `judge_checks`: what `kdaug judge-check` wrote of the
+    judges, for the card, which says of each judge whether it passed.
 
     Raises ConfigError where it could never run.
     """
@@ -54,6 +55,7 @@ class Recipe:
     holdout: float = 0.0
     max_failure_rate: float = 0.2
     templates: Path | None = None
+    judge_checks: Sequence[Path] = ()
     name: str = "custom"
     seeds_from: str = ""
 

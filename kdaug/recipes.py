@@ -47,6 +47,13 @@ GATES = {
     "heuristics": "kdaug.gates.heuristics:Heuristics",
     "judge": "kdaug.gates.judge:Judge",
     "decontaminate": "kdaug.gates.decontaminate:Decontaminate",
+    "pairwise": "kdaug.gates.pairwise:Pairwise",
+    "deita": "kdaug.gates.deita:DeitaScores",
+    "ifd": "kdaug.gates.ifd:Ifd",
+    "tags": "kdaug.gates.tags:Tags",
+    "reward": "kdaug.gates.reward:Reward",
+    "pii": "kdaug.gates.pii:Pii",
+    "toxicity": "kdaug.gates.toxicity:Toxicity",
 }
 SELECTORS = {
     "deita": "kdaug.selectors.deita:Deita",
@@ -92,6 +99,8 @@ def build(
         source = _source(file, seeds)
     if file.values.get("select") is not None:
         plain["select"] = _make(file, SELECTORS, "selector", file.values["select"], "select")
+    if file.values.get("judge_checks"):
+        plain["judge_checks"] = _coerced(file, file.values["judge_checks"], Sequence[Path], "judge_checks")
     try:
         return Recipe(source, built, name=file.name, seeds_from=seeds_from, templates=templates, **plain)
     except ConfigError as e:

@@ -98,8 +98,8 @@ class Record:
     of the records that it was made from, `roots` those of its ancestor seeds (splits are disjoint by these),
     `teachers` every model whose words are in it (their terms follow it), `replies` the journal keys of the replies
     that it itself was made from (those of its parents are theirs). `meta` is the user's: kdaug itself writes only
-    `instruction` and `input` there, the two halves of a prompt in Alpaca's shape, and `mixed_from`, the dataset that
-    `mix` drew it from.
+    `instruction` and `input` there, the two halves of a prompt in Alpaca's shape, `mixed_from`, the dataset that `mix`
+    drew it from, and `tags`, which the gate of that name found.
     """
 
     prompt: Messages

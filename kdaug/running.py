@@ -22,6 +22,7 @@ from kdaug.engine import Engine
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.facts import Teller, stage_name
 from kdaug.journal import Failed, Journal
+from kdaug.judges import judges_of
 from kdaug.progress import Log, watching
 from kdaug.recipe import Recipe, check_roles, differences, roles_of
 from kdaug.record import Json, Record
@@ -143,7 +144,8 @@ class _Run:
         self._recipe, self._out, self.teachers, self.log = recipe, out, teachers, log
         self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
-        self._tell = Teller(recipe, teachers, command, recipe.describe())
+        judges = judges_of(recipe, teachers, recipe.judge_checks)
+        self._tell = Teller(recipe, teachers, command, recipe.describe(), judges)
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
         check_roles(recipe, teachers)

@@ -85,6 +85,9 @@ class Until(Protocol):
 class Request:
     """What a teacher is asked.
 
+    `weigh`: short words of which the reply is to be one. A teacher that can say their probabilities gives them in
+    `Completion.weights`; any other ignores it.
+
     Three fields are no part of what is asked, so not of the digest either. `nonce` tells apart equal requests of one
     run (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made
     of it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
@@ -99,18 +102,21 @@ class Request:
     nonce: int = field(default=0, compare=False)
     again: Again = field(default=_uncounted, compare=False, repr=False)
     until: Until = field(default=patiently, compare=False, repr=False)
+    weigh: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}
         if self.tools:
             plain["tools"] = list(self.tools)
+        if self.weigh:
+            plain["weigh"] = list(self.weigh)
         return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Request:
         how = {**plain["sampling"], "stop": tuple(plain["sampling"]["stop"])}
         messages = tuple(Message.from_json(m) for m in plain["messages"])
-        return cls(messages, Sampling(**how), tuple(plain.get("tools", ())))
+        return cls(messages, Sampling(**how), tuple(plain.get("tools", ())), weigh=tuple(plain.get("weigh", ())))
 
     def digest(self, teacher: str) -> str:
         """64 bits that stand for (teacher, request) in a journal key."""
@@ -161,6 +167,8 @@ class Completion:
     """A teacher's answer. `reasoning` is kept apart from `text`; `fit`, `teacher` and `key` are set by the engine.
 
     Of a reply to a schema, `text` is what is valid under it; the reply word for word is in the journal, under `key`.
+    `weights`: the probabilities of the words that were to be weighed, of 1 in all, at the first token of the reply that
+    is one of them; empty where no token is, or the teacher cannot tell.
     """
 
     text: str
@@ -169,6 +177,7 @@ class Completion:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage = Usage()
     logprobs: TokenLogprobs | None = field(default=None, compare=False)
+    weights: Mapping[str, float] = field(default_factory=dict, compare=False)
     fit: Fit = ""
     teacher: str = ""
     key: str = ""

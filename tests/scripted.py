@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from kdaug.record import Message, text_of
 from kdaug.teacher import Completion, TokenLogprobs, as_messages
 
@@ -29,6 +31,7 @@ class Scripted:
     replies: Callable[[str, str, dict[str, Any]], str | Completion | Exception]
     calls: list[Call] = field(default_factory=list)
     scope: tuple[str, ...] = ()
+    view: Callable[[Sequence[Message], Sequence[Message]], Sequence[float]] | None = None  # a white-box model's
 
     async def __call__(
         self,
@@ -38,6 +41,7 @@ class Scripted:
         schema: Any = None,
         tools: Sequence[Any] = (),
         logprobs: int = 0,
+        weigh: Sequence[str] = (),
         **sampling: Any,
     ) -> Completion:
         messages = as_messages(prompt)
@@ -48,6 +52,8 @@ class Scripted:
             asked["tools"] = tuple(tools)
         if logprobs:
             asked["logprobs"] = logprobs
+        if weigh:
+            asked["weigh"] = tuple(weigh)
         self.calls.append(Call(role, text_of(messages), messages, asked, self.scope))
         key = "/".join(("job", *self.scope, str(sum(c.scope == self.scope for c in self.calls) - 1)))
         answer = self.replies(role, text_of(messages), asked)
@@ -59,7 +65,11 @@ class Scripted:
     async def logprobs(
         self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
     ) -> TokenLogprobs:
-        raise NotImplementedError("a scripted teacher has no logprobs")
+        if self.view is None:
+            raise NotImplementedError("this scripted teacher has no logprobs")
+        told = np.array(self.view(prompt, completion), dtype=np.float32)
+        none = np.empty((len(told), 0))
+        return TokenLogprobs(np.zeros(len(told), dtype=np.int64), told, none, none, np.ones(len(told)))
 
     def branch(self, label: str | int) -> Scripted:
         return Scripted(self.replies, self.calls, (*self.scope, str(label)))

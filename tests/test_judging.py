@@ -8,7 +8,7 @@ import pytest
 from scripted import Scripted, in_turn
 
 from kdaug.errors import ParseError
-from kdaug.judging import grade, leaked, parse_choice, parse_score
+from kdaug.judging import compare, grade, leaked, mark, parse_choice, parse_score
 from kdaug.record import Record, assistant, user
 from kdaug.teacher import Completion
 
@@ -161,3 +161,67 @@ def test_a_cut_reply_is_no_mark() -> None:
 def test_words_that_were_there_before_are_not_leaked() -> None:
     assert leaked("The Rewritten Prompt is short.", ("rewritten prompt",), "Name a river.") == "rewritten prompt"
     assert leaked("Shorten this rewritten prompt.", ("rewritten prompt",), "Shorten the Rewritten Prompt") is None
+
+
+def marked(reply: str | Completion) -> float:
+    return asyncio.run(mark(user("How good? 1 to 5."), Scripted(in_turn(reply)), low=1, high=5)).score
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"), [("4", 4), (" **3**\n", 3), ("Score: 2/5", 2), ("5.", 5), ("Rating: 1", 1)]
+)
+def test_a_mark_alone_is_read(reply: str, score: float) -> None:
+    assert marked(reply) == score
+
+
+@pytest.mark.parametrize("reply", ["", "good", "42", "-3", "4.5", "4/10", "1-5", "3 or 4", "I give it a 4", "0"])
+def test_what_is_no_mark_alone_is_a_failure(reply: str) -> None:
+    with pytest.raises(ParseError):
+        marked(reply)
+
+
+def test_a_mark_is_its_expected_value_where_the_teacher_weighs() -> None:
+    weights = {"1": 0.0, "2": 0.0, "3": 0.0, "4": 0.75, "5": 0.25}
+    assert marked(Completion("4", weights=weights)) == pytest.approx(4.25)
+    # Weights of another place: what was said is not the likeliest there.
+    assert marked(Completion("3", weights=weights)) == 3
+
+
+PAIR = Record(prompt=user("Name a river."), completion=assistant("The Rhine."))
+
+
+def compared(*replies: str | Completion) -> float:
+    return asyncio.run(compare(PAIR, assistant("Berlin."), Scripted(in_turn(*replies)))).score
+
+
+@pytest.mark.parametrize(
+    ("replies", "score"),
+    [
+        (("Verdict: A", "Verdict: B"), 1.0),
+        (("Verdict: B", "Verdict: A"), 0.0),
+        (("Verdict: A", "Verdict: A"), 0.5),  # the first one, whichever it is
+        (("Verdict: B", "Verdict: B"), 0.5),
+        (("Verdict: tie", "Verdict: tie"), 0.5),
+        (("Verdict: A", "Verdict: tie"), 0.5),
+    ],
+)
+def test_a_verdict_that_turns_with_the_order_is_a_tie(replies: tuple[str, str], score: float) -> None:
+    assert compared(*replies) == score
+
+
+def test_both_orders_are_asked() -> None:
+    generate = Scripted(in_turn("Verdict: A", "Verdict: B"))
+    asyncio.run(compare(PAIR, assistant("Berlin."), generate))
+    there, back = (call.messages[-1].content for call in generate.calls)
+    assert there.index("The Rhine.") < there.index("Berlin.")
+    assert back.index("Berlin.") < back.index("The Rhine.")
+
+
+@pytest.mark.parametrize(
+    "reply", ["Both are fine.", "Verdict: A or B", "", Completion("Verdict: A", finish_reason="length")]
+)
+def test_no_verdict_in_either_order_is_a_failure(reply: str | Completion) -> None:
+    for replies in ((reply, "Verdict: A"), ("Verdict: A", reply)):
+        with pytest.raises(ParseError) as failure:
+            compared(*replies)
+        assert failure.value.reason == "parse:verdict"

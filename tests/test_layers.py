@@ -22,12 +22,12 @@ ROWS = (
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "rows", "dataset", "columns", "export", "hub"),
-        *("card", "selector", "terms", "models", "gguf", "chat", "embedding"),
+        *("card", "judges", "selector", "terms", "models", "gguf", "chat", "embedding"),
     ),
     ("teachers", "generators", "gates", "selectors", "train"),
     (
-        *("recipes", "recipe_file", "curate", "mix", "check", "estimate", "show", "doctor", "batches", "runnable"),
-        *("diversity", "topics", "survey", "measures", "plots", "page", "report"),
+        *("recipes", "recipe_file", "curate", "mix", "check", "judge_check", "estimate", "show", "doctor", "batches"),
+        *("runnable", "diversity", "topics", "survey", "measures", "plots", "page", "report"),
     ),
     ("cli", "__main__"),
 )

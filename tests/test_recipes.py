@@ -106,7 +106,7 @@ WRONG = [
     ("stages:\n  - generator: kdaug.generators.respond:Answer", "kdaug.generators.respond has no Answer"),
     ("stages: [", ":1: not valid YAML"),
     ("- a list", "a recipe is a mapping"),
-    ("stages: [{generator: respond, gates: [judge]}]", "needs min: write {judge: {min: …}}"),
+    ("stages: [{generator: respond, gates: [reward]}]", "needs model: write {reward: {model: …}}"),
     ("stages: [{generator: respond}]\nstages: []", "mine.yaml:2: not valid YAML: 'stages' stands there twice"),
     ("templates: nowhere\nstages: [{generator: no_such_module_xyz:Part}]", "cannot import no_such_module_xyz"),
 ]

@@ -12,6 +12,7 @@ from kdaug import __version__
 from kdaug.cli.command import Command, say
 from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_report, add_show
+from kdaug.cli.judging import add_judge_check
 from kdaug.cli.running import add_check, add_estimate, add_run
 from kdaug.cli.student import add_eval, add_prune, add_train
 from kdaug.errors import KdaugError
@@ -54,6 +55,7 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     add_mix(commands)
     add_check(commands)
     add_estimate(commands)
+    add_judge_check(commands)
     add_show(commands)
     add_report(commands)
     add_batches(commands)

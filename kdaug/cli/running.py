@@ -37,6 +37,13 @@ def file_options(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--set", action="append", default=[], metavar="A.B=C", help="change a field: rouge.threshold=0.8")
     sub.add_argument("--price", action="append", default=[], metavar="MODEL=IN,OUT", help="USD per million tokens")
+    sub.add_argument(
+        "--judge-check",
+        dest="judge_checks",
+        action="append",
+        metavar="PATH",
+        help="what kdaug judge-check wrote of a judge: the card says whether it passed",
+    )
     for role in ROLES:
         sub.add_argument(f"--{role}", metavar="KIND:MODEL", help=f"the {role}, such as openai:gpt-x?concurrency=64")
 
@@ -132,7 +139,7 @@ def with_options(given: argparse.Namespace, file: RecipeFile) -> RecipeFile:
     """A recipe's file with the options' values in the place of its own."""
     from kdaug.prices import parse_price
 
-    for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time"):
+    for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time", "judge_checks"):
         if (value := getattr(given, name, None)) is not None:
             file.put(name, value)
     for model, price in map(parse_price, given.price):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from random import Random
 from statistics import fmean
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
 from kdaug.answers import final_answer, same_answer
-from kdaug.errors import ConfigError, ParseError, TeacherError, shorten
-from kdaug.generator import Generate
+from kdaug.errors import ConfigError, shorten
+from kdaug.generator import Generate, settled
 from kdaug.judging import Verdict, grade
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Json, Messages, Record, assistant, text_of, user
 from kdaug.teacher import Completion
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ class SelfKnowledge:
             raise ConfigError(
                 "self_knowledge: a pair needs two samples, a mark one judgement, and max_kept is positive"
             )
+
+    @property
+    def judges(self) -> tuple[str, ...]:
+        """The roles whose judgement decides what is kept."""
+        return ("student",) if self.mode == "judge" else ()
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -170,27 +172,3 @@ def flaw_of_sample(reply: Completion, earlier: Sequence[Completion]) -> Drop | N
     if any(words == other.text.split() for other in earlier):
         return Drop("self_knowledge:duplicate")
     return None
-
-
-async def settled(calls: Sequence[Awaitable[T]]) -> list[T | TeacherError | ParseError]:
-    """What each of several concurrent calls came to, in order: its result, or a failure that is its own.
-
-    Raises at once what is nobody's own failure (an outage, a cap that was reached), and the first error when every call
-    met one of the teacher's: then there is no result to go on with.
-    """
-    results = await asyncio.gather(*map(_settle, calls))
-    failures = [result for result in results if isinstance(result, TeacherError)]
-    if failures and len(failures) == len(results):
-        raise failures[0]
-    return results
-
-
-async def _settle(call: Awaitable[T]) -> T | TeacherError | ParseError:
-    try:
-        return await call
-    except ParseError as e:
-        return e
-    except TeacherError as e:
-        if e.fatal:
-            raise
-        return e

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -138,7 +138,7 @@ class Batch:
         if (same := self._waiting.get(id)) is not None:
             return await asyncio.shield(same.reply)
         reply: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting[id] = _Waiting(id, request, self._line(id, request), reply)
+        waiting = self._waiting[id] = _Waiting(id, request, self._line(id, replace(request, weigh=())), reply)
         try:
             known = self._ledger.find(id)
             if known is not None and known[0] in self._broken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from kdaug.errors import (
 )
 from kdaug.record import Json, ToolCall
 from kdaug.teacher import Completion, FinishReason, Schema, Usage
+from kdaug.teachers.weights import read_tokens, weights_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -99,8 +100,9 @@ async def whole_body(reply: aiohttp.ClientResponse) -> bytes:
     return b"".join(chunks)
 
 
-def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
-    """The completion in the body of a 200. Raises BadReply where there is none, Refused where a filter cut it off.
+def read_completion(data: bytes, headers: Mapping[str, str], weigh: Sequence[str] = ()) -> Completion:
+    """The completion in the body of a 200, with the weights of the words that it was to `weigh`. Raises BadReply where
+    there is none, Refused where a filter cut it off.
 
     The body decides, not its declared type: a completion that is labelled text/plain is one.
     """
@@ -115,6 +117,7 @@ def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
         usage = Usage(used.get("prompt_tokens") or 0, used.get("completion_tokens") or 0)
         told = message.get("reasoning_content") or message.get("reasoning")
         refusal = message.get("refusal")
+        weights = weights_of(read_tokens(choice), weigh) if weigh else {}
     except (LookupError, TypeError, AttributeError) as e:
         if isinstance(reply, dict) and reply.get("error"):
             raise _failure_in_band(reply, headers, data) from e
@@ -134,6 +137,7 @@ def read_completion(data: bytes, headers: Mapping[str, str]) -> Completion:
         reasoning=reasoning,
         tool_calls=calls,
         usage=usage,
+        weights=weights,
     )
 
 

@@ -23,11 +23,13 @@ CHUNK = 256  # tokens whose logits are widened to float32 at a time
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt as token ids, how to sample, and the seed of its random numbers."""
+    """A prompt as token ids, how to sample, the seed of its random numbers, and how many alternatives a token to
+    keep."""
 
     ids: Sequence[int]
     sampling: Sampling
     seed: int
+    top_k: int
 
 
 @dataclass
@@ -189,7 +191,7 @@ def join(parts: Sequence[TokenLogprobs]) -> TokenLogprobs:
 def _measure_rows(rows: Sequence[Row], logits: Tensor, chosen: Tensor) -> None:
     """Keeps the model's view of the token that was chosen, for the rows that want it."""
     for i, row in enumerate(rows):
-        if k := row.asked.sampling.logprobs:
+        if k := row.asked.top_k:
             row.measured.append(measure(logits[i : i + 1], chosen[i : i + 1], k))
 
 

@@ -27,6 +27,7 @@ from kdaug.record import Json, Message
 from kdaug.teacher import Completion, Request, Schema
 from kdaug.teachers.chat_api import UNCONSTRAINED, constraint, failure_of, failure_of_reply, read_completion, whole_body
 from kdaug.teachers.token_ids import BY_ID, BY_TEXT, Vocabulary, read_logprobs
+from kdaug.teachers.weights import ALTERNATIVES
 
 if TYPE_CHECKING:
     import aiohttp
@@ -167,7 +168,7 @@ class Endpoint:
                 data = await whole_body(reply)
             self._heard = True
             if reply.status == 200:
-                return self._measured(read_completion(data, reply.headers), data, request)
+                return self._measured(read_completion(data, reply.headers, request.weigh), data, request)
             raise failure_of_reply(reply.status, reply.headers, data, first=not self._proven)
         except (TeacherError, aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
             failed = e
@@ -217,6 +218,8 @@ class Endpoint:
         if how.logprobs:
             # Without the model's tokenizer only a server that says ids can be read, which is vLLM.
             body |= {"top_logprobs": how.logprobs, **(BY_TEXT if self.tokenizer else BY_ID)}
+        elif request.weigh:
+            body |= {"top_logprobs": ALTERNATIVES, **BY_TEXT}
         if self.send_seed:
             body["seed"] = request.nonce if how.seed is None else how.seed
         if request.tools:

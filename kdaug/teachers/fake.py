@@ -105,6 +105,10 @@ def _plausible(request: Request) -> str:
         return "\n".join(f"{n}. {_sentence(rng, 9)}" for n in range(first, last + 1))
     if re.search(r"\nScore: n", asked):
         return f"{_sentence(rng, 12)}\nScore: {rng.randint(1, 5)}"
+    if scale := re.search(r"\nReply with one whole number from (\d+) \(.*\) to (\d+) \(", asked):
+        return str(rng.randint(*map(int, scale.groups())))
+    if asked.endswith("\nVerdict: A"):
+        return f"{_sentence(rng, 12)}\nVerdict: {rng.choice(['A', 'B', 'tie'])}"
     if '"Verdict: not equal"' in asked:
         return "Verdict: not equal"
     if re.search(r"classification task. Answer Yes or No", asked):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from kdaug.models import find_model, locate_model
 from kdaug.record import Messages
 from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
 from kdaug.teachers.decoding import Asked, Row, decode, join, score
+from kdaug.teachers.weights import ALTERNATIVES, spelled, weights_of
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 SCORED = 8  # texts that are scored at a time: the logits of all their tokens are in memory at once
@@ -99,12 +101,13 @@ class Local:
         ids = loaded.chat.ask(request.messages)
         self._check_length(len(ids), how.max_tokens, request)
         try:
-            row = await self._answers(Asked(ids, how, request.nonce if how.seed is None else how.seed))
+            seed = request.nonce if how.seed is None else how.seed
+            row = await self._answers(Asked(ids, how, seed, how.logprobs or (ALTERNATIVES if request.weigh else 0)))
         except asyncio.CancelledError:
             if self._closed.is_set():
                 raise Closing from None
             raise
-        return self._completion(row)
+        return self._completion(row, request.weigh)
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
         """The model's view of an answer: its tokens and the end of its turn, each given all before it."""
@@ -138,8 +141,9 @@ class Local:
             text = f"{tokens} tokens and max_tokens={more} are more than the context of {context}"
             raise ContextTooLong(text, request=request, teacher=self.name)
 
-    def _completion(self, row: Row) -> Completion:
+    def _completion(self, row: Row, weighed: Sequence[str]) -> Completion:
         loaded, ids, asked = self._ready(), row.ids, row.asked
+        view = join(row.measured).after(asked.ids, loaded.chat.digest) if row.measured else None
         text = loaded.chat.decode(ids[:-1] if ids[-1] in loaded.chat.ends else ids)
         cuts = [at for at in map(text.find, asked.sampling.stop) if at >= 0]
         reasoning, answer = split_thought(text[: min(cuts)] if cuts else text, loaded.chat.opens_thought(asked.ids))
@@ -148,7 +152,8 @@ class Local:
             finish_reason=row.finish or "other",
             reasoning=reasoning,
             usage=Usage(len(asked.ids), len(ids)),
-            logprobs=join(row.measured).after(asked.ids, loaded.chat.digest) if row.measured else None,
+            logprobs=view if asked.sampling.logprobs else None,
+            weights=weights_of(spelled(view, loaded.chat.tokenizer.decode), weighed) if view and weighed else {},
         )
 
     async def _answer(self, asked: list[Asked]) -> list[Row]:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from multiprocessing import active_children, current_process, resource_tracker
 from pathlib import Path
@@ -30,6 +30,7 @@ from kdaug.record import Messages
 from kdaug.teacher import Completion, FinishReason, Request, Sampling, Schema, TokenLogprobs, Usage
 from kdaug.teachers.engine_arguments import Adapter, checked, cpu_environment, defaults, is_cpu_build, need_vllm
 from kdaug.teachers.owned import Guard, Log, how_it_ended
+from kdaug.teachers.weights import ALTERNATIVES, Token, weights_of
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -116,7 +117,10 @@ class VLLM:
         if len(ids) + how.max_tokens > context:
             text = f"{len(ids)} tokens and max_tokens={how.max_tokens} are more than the context of {context}"
             raise ContextTooLong(text, request=request, teacher=self.name)
-        out = await self._ask(ids, _parameters(how, seed=None if self.on_cpu else how.seed), request)
+        parameters = _parameters(how, seed=None if self.on_cpu else how.seed)
+        if request.weigh and not how.logprobs:
+            parameters.logprobs = ALTERNATIVES
+        out = await self._ask(ids, parameters, request)
         (reply,) = out.outputs
         if reply.finish_reason in ("abort", "error"):
             raise ServerError(f"vLLM broke the reply off: {reply.finish_reason}", request=request, teacher=self.name)
@@ -128,6 +132,7 @@ class VLLM:
             reasoning=reasoning,
             usage=Usage(len(ids), len(reply.token_ids)),
             logprobs=None if view is None else view.after(ids, chat.digest),
+            weights=weights_of(_spelled(reply.token_ids, reply.logprobs), request.weigh) if request.weigh else {},
         )
 
     async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
@@ -277,6 +282,12 @@ def _view(ids: list[int], positions: list[dict[int, Any]], top_k: int) -> TokenL
     tops = np.array([[entry.logprob for _, entry in row] for row in ranked], dtype=np.float32).reshape(shape)
     residual = np.clip(1.0 - np.exp(tops).sum(-1), 0.0, 1.0)
     return TokenLogprobs(np.array(ids, dtype=np.int64), chosen, top_ids, tops, residual)
+
+
+def _spelled(ids: Sequence[int], positions: Sequence[Mapping[int, Any]]) -> Iterator[Token]:
+    for chosen, position in zip(ids, positions, strict=True):
+        told = {token: (entry.decoded_token or "", entry.logprob) for token, entry in position.items()}
+        yield told[chosen][0], list(told.values())
 
 
 def _speak(level: int | None) -> int:
