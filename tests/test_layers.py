@@ -23,7 +23,7 @@ ROWS = (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "dataset", "columns", "export", "hub", "card"),
         "selector",
-        *("terms", "models", "gguf", "chat", "embedding"),
+        *("terms", "models", "gguf", "chat", "embedding", "vectors"),
     ),
     ("teachers", "generators", "gates", "selectors", "train"),
     (

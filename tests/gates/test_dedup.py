@@ -106,6 +106,23 @@ def test_a_record_without_the_text_is_dropped_as_empty() -> None:
     assert decisions(Planted().start([]), prompts([" \n"])) == [Drop("dedup:empty", {"on": "prompt"})]
 
 
+def test_a_text_without_a_vector_is_a_drop_of_its_own_and_hides_no_twin() -> None:
+    class Holed(Planted):
+        def _embed(self, texts: list[str]) -> Any:
+            rows = super()._embed(texts)
+            rows[[t == "7.7" for t in texts]] = np.nan
+            return rows
+
+    seeds, records = prompts(["7.7", "2.1"]), prompts(["1.1", "7.7", "1.1", "2.1"])
+    fine, none, twin, of_seed = decisions(Holed(THRESHOLD).start(seeds[:0]), records, window=4)
+    assert fine is None and of_seed is None and twin is not None
+    assert none == Drop("dedup:no_embedding", {"on": "prompt", "text": "7.7"})
+    new = [Record(prompt=user(t), roots=("a", "b")) for t in ("7.7", "2.1")]
+    none, twin = decisions(Holed(THRESHOLD).start(seeds), new, window=2)
+    assert none is not None and none.reason == "dedup:no_embedding"
+    assert twin is not None and twin.detail["twin"] == seeds[1].id
+
+
 def test_system_messages_are_not_compared() -> None:
     a, b = (Record(prompt=(Message("system", system), *user("3.1"))) for system in ("Be brief.", "Be kind."))
     assert decisions(Planted().start([]), [a, b])[1] is not None
