@@ -7,6 +7,7 @@ not depend on the tiles' precision or on what else was searched for, and a cosin
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdaug.device import half_is_faster, pick_device
@@ -42,13 +43,20 @@ class Vectors:
     """
 
     def __init__(self, half: bool | None = None) -> None:
-        self._device = pick_device("auto")
-        self._half = half_is_faster(self._device) if half is None else half
+        self._asked = half
         self._tiles: list[_Tile] = []
         self._size = 0
 
     def __len__(self) -> int:
         return self._size
+
+    @cached_property
+    def _device(self) -> str:
+        return pick_device("auto")
+
+    @cached_property
+    def _half(self) -> bool:
+        return half_is_faster(self._device) if self._asked is None else self._asked
 
     def add(self, rows: Array) -> None:
         """`rows`: [rows, dimensions]."""
