@@ -147,12 +147,12 @@ def test_a_vector_does_not_depend_on_who_else_is_embedded(
         "rome",
     ]
     rng = np.random.default_rng(2)
-    texts = [" ".join(rng.choice(words, size=rng.integers(1, 60))) for _ in range(60)]
+    texts = [" ".join(rng.choice(words, size=rng.integers(1, 60))) for _ in range(20)]
     whole = Embedder(precision=precision).embed(texts)
-    for number, size in enumerate((1, 7, 50)):
+    for number, size in enumerate((1, 7)):
         monkeypatch.setenv("KDAUG_CACHE", str(tmp_path / str(number)))  # nothing is known here
-        order = rng.permutation(60)
-        for start in range(0, 60, size):
+        order = rng.permutation(20)
+        for start in range(0, 20, size):
             some = order[start : start + size]
             assert np.array_equal(Embedder(precision=precision).embed([texts[i] for i in some]), whole[some])
 

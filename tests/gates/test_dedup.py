@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from deciding import adecisions, decisions
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripted import Scripted
 
 from kdaug.errors import ConfigError, KdaugError
@@ -48,12 +50,12 @@ def drawn(count: int, families: int = 12) -> list[str]:
     return [f"{rng.integers(families)}.{i}" for i in range(count)]
 
 
-def brute_force(seeds: Sequence[Record], records: Sequence[Record]) -> list[str | None]:
+def brute_force(seeds: Sequence[Record], records: Sequence[Record], threshold: float = THRESHOLD) -> list[str | None]:
     """For each record the id of its earliest twin among the seeds and what was kept before."""
     unit = {r.id: (v := vector(r.prompt[0].content)) / np.linalg.norm(v) for r in (*seeds, *records)}
     kept, twins = [s.id for s in seeds], list[str | None]()
     for record in records:
-        twins.append(next((k for k in kept if float(unit[k] @ unit[record.id]) > THRESHOLD), None))
+        twins.append(next((k for k in kept if float(unit[k] @ unit[record.id]) > threshold), None))
         if twins[-1] is None:
             kept.append(record.id)
     return twins
@@ -200,3 +202,28 @@ def test_what_was_kept_before_a_resume_is_remembered() -> None:
 
     (drop,) = asyncio.run(run())
     assert drop is not None and drop.detail["twin"] == record.id
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    families=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    cut=st.integers(0, 60),
+    window=st.sampled_from([1, 5, 40]),
+    threshold=st.sampled_from([0.8, 0.9, 0.95]),
+)
+def test_a_run_that_was_resumed_decides_as_one_that_was_not_and_as_a_brute_force(
+    families: list[int], cut: int, window: int, threshold: float
+) -> None:
+    seeds = prompts(["0.1000"])
+    records = prompts([f"{family}.{at}" for at, family in enumerate(families)])
+    whole = decisions(Planted(threshold).start(seeds), records, window)
+
+    async def resumed() -> list[Drop | None]:
+        gate = Planted(threshold).start(seeds)
+        for record, drop in zip(records[:cut], whole, strict=False):
+            if drop is None:
+                gate.remember(await gate.recall(record, Scripted(lambda *asked: AssertionError("nobody is asked"))))
+        return await adecisions(gate, records[cut:], window)
+
+    assert asyncio.run(resumed()) == whole[cut:]
+    assert [d.detail["twin"] if d else None for d in whole] == brute_force(seeds, records, threshold)
