@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from kdaug import embedding
-from kdaug.embedding import Embedder
+from kdaug.embedding import Embedder, Precision
 from kdaug.errors import ConfigError, KdaugError
 
 TEXTS = ["How do I boil an egg?", "Sort a list.", "How can I boil an egg?", "", "木星有多大?" * 40]
@@ -31,8 +31,13 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     asked: list[str] = []
 
     class Encoder:
+        prompts, default_prompt_name = dict[str, str](), None
+
+        def preprocess(self, texts: Sequence[str]) -> dict[str, Any]:
+            return {}
+
         def encode(self, texts: Sequence[str], **options: Any) -> Any:
-            asked.extend(texts)
+            asked.extend(dict.fromkeys(texts))
             return np.stack([np.random.default_rng(len(t)).normal(size=16) for t in texts])
 
     monkeypatch.setattr(embedding, "_encoder", lambda path, half: Encoder())
@@ -114,6 +119,66 @@ def test_the_real_encoder_gives_unit_rows_in_order_and_alike_in_any_company() ->
     assert rows[0] @ rows[2] > 0.9 > 0.5 > rows[0] @ rows[1]
     full = Embedder(precision="float32").embed(TEXTS)
     assert np.all((rows * full).sum(1) > 0.995)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_a_vector_does_not_depend_on_who_else_is_embedded(
+    precision: Precision, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "how",
+        "the",
+        "quick",
+        "brown",
+        "fox",
+        "learns",
+        "to",
+        "write",
+        "short",
+        "python",
+        "functions",
+        "about",
+        "the",
+        "long",
+        "history",
+        "of",
+        "old",
+        "rome",
+    ]
+    rng = np.random.default_rng(2)
+    texts = [" ".join(rng.choice(words, size=rng.integers(1, 60))) for _ in range(20)]
+    whole = Embedder(precision=precision).embed(texts)
+    for number, size in enumerate((1, 7)):
+        monkeypatch.setenv("KDAUG_CACHE", str(tmp_path / str(number)))  # nothing is known here
+        order = rng.permutation(20)
+        for start in range(0, 20, size):
+            some = order[start : start + size]
+            assert np.array_equal(Embedder(precision=precision).embed([texts[i] for i in some]), whole[some])
+
+
+@pytest.mark.slow
+def test_a_text_that_no_tokenizer_takes_has_a_vector() -> None:
+    assert Embedder().embed(["half \ud83d of a smiley"]).shape == (1, 384)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_one_text_without_a_vector_is_told_apart_and_not_kept(
+    value: float, computed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Holed(embedding._encoder("", False).__class__):  # type: ignore[misc]  # a class made at run time
+        def encode(self, texts: Sequence[str], **options: Any) -> Any:
+            rows = super().encode(texts, **options)
+            rows[[t == "bad" for t in texts]] = value
+            return rows
+
+    monkeypatch.setattr(embedding, "_encoder", lambda path, half: Holed())
+    for _ in range(2):
+        rows = Embedder().rows(["fine", "bad", "good"])
+        assert embedding.has_numbers(rows).tolist() == [True, False, True]
+    assert computed.count("bad") == 2 and computed.count("fine") == 1
+    with pytest.raises(KdaugError, match="not finite for 'bad'"):
+        Embedder().embed(["fine", "bad"])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ ROWS = (
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
         *("recipe", "facts", "running", "progress", "read", "shapes", "rows", "dataset", "columns", "export", "hub"),
-        *("card", "judges", "selector", "terms", "models", "gguf", "chat", "embedding"),
+        *("card", "judges", "selector", "terms", "models", "gguf", "chat", "embedding", "vectors"),
     ),
     ("teachers", "generators", "gates", "selectors", "train"),
     (

@@ -8,20 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 from kdaug.batcher import Batcher
-from kdaug.embedding import BATCH, Embedder
+from kdaug.embedding import Embedder, has_numbers
 from kdaug.errors import require, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
+from kdaug.vectors import TILE, Twin, Vectors
 
 if TYPE_CHECKING:
     from kdaug.embedding import Array
-
-# Two float32 sums over the same unit vectors differ by less than this, whatever their order. What comes as near to the
-# threshold is decided by a float64 sum, which does not depend on who else was in the batch.
-SLACK = 1e-4
-
 
 Against: TypeAlias = Literal["seeds and kept", "kept", "nothing"]
 
@@ -39,7 +35,7 @@ class _Query(NamedTuple):
 
 class _Evidence(NamedTuple):
     text: str
-    vector: Array
+    vector: Array | None  # None: the model gives none
     twin: _Twin | None
     seen: int  # how many kept vectors the search has looked at
 
@@ -50,10 +46,12 @@ class Dedup(Gate):
 
     `model` is a sentence-transformers model: a folder, an installed package or a name on the Hub (None: kdaug's
     default). It reads only the first tokens of a long text (256 for all-MiniLM-L6-v2). `on` says what is compared, as
-    in `Rouge`. Decisions are those of a brute-force search in job order, however many records are in flight.
+    in `Rouge`. Decisions are those of a brute-force search in job order, however many records are in flight; a cosine
+    is a float64 sum over float32 vectors, and one of just the threshold is kept.
 
-    Drops `dedup:near_duplicate` with the twin (the earliest above the threshold), the cosine and its text, and
-    `dedup:empty`. Raises KdaugError where the model gives a vector that is zero or not finite.
+    Drops `dedup:near_duplicate` with the twin (the earliest above the threshold), the cosine and its text,
+    `dedup:empty`, and `dedup:no_embedding` where the model gives a text zeros or no numbers. Raises KdaugError where it
+    gives nothing else.
     """
 
     name: ClassVar[str] = "dedup"
@@ -69,10 +67,9 @@ class Dedup(Gate):
     def __post_init__(self) -> None:
         check_fields(self.name, self.threshold, self.on)
         require("sentence_transformers", "embed", "the dedup gate")
-        require("faiss", "embed", "the dedup gate")
         self._kept = _Rows()
         self._batcher = Batcher(
-            self._look_up, BATCH, group=lambda query: query.against, order=lambda query: len(query.text)
+            self._look_up, TILE, group=lambda query: query.against, order=lambda query: len(query.text)
         )
 
     def start(self, seeds: Sequence[Record]) -> Dedup:
@@ -95,8 +92,10 @@ class Dedup(Gate):
     def decide(self, prepared: Prepared) -> Drop | None:
         if prepared.evidence is None:
             return Drop("dedup:empty", {"on": self.on})
-        _, vector, twin, seen = prepared.evidence
-        twin = twin or self._kept.earliest_twin(vector, self.threshold, seen, len(self._kept))
+        text, vector, twin, seen = prepared.evidence
+        if vector is None:
+            return Drop("dedup:no_embedding", {"on": self.on, "text": shorten(text)})
+        twin = twin or self._kept.earliest_twin(vector, self.threshold, seen)
         return near_duplicate(self.name, twin.id, round(twin.score, 6), twin.text) if twin else None
 
     def remember(self, prepared: Prepared) -> None:
@@ -110,7 +109,10 @@ class Dedup(Gate):
         vectors = await asyncio.to_thread(self._embed, [q.text for q in queries])
         seen = len(self._kept)
         twins = await asyncio.to_thread(self._search, vectors, against, seen)
-        return [_Evidence(q.text, v, twin, seen) for q, v, twin in zip(queries, vectors, twins, strict=True)]
+        return [
+            _Evidence(q.text, v if has_numbers(v) else None, twin, seen)
+            for q, v, twin in zip(queries, vectors, twins, strict=True)
+        ]
 
     def _search(self, vectors: Array, against: Against, seen: int) -> list[_Twin | None]:
         if against == "nothing":
@@ -126,59 +128,34 @@ class Dedup(Gate):
         rows, texts = _Rows(), self._seed_texts
         vectors = self._embed(list(texts.values())) if texts else ()
         for (seed, text), vector in zip(texts.items(), vectors, strict=True):
-            rows.add(seed, text, vector)
+            if has_numbers(vector):
+                rows.add(seed, text, vector)
         return rows
 
     def _embed(self, texts: list[str]) -> Array:
-        """Unit vectors, float32, [texts, dimensions]."""
+        """Unit vectors, float32, [texts, dimensions]; rows of NaN where the model gives none."""
         assert self._embedder is not None, "a gate is started before it is used"
-        return self._embedder.embed(texts)
+        return self._embedder.rows(texts)
 
 
 class _Rows:
-    """Unit vectors in the order they were kept. Rows are only ever added, so a search that is given a length is right
-    in any thread while others are added behind it."""
+    """The vectors of what is kept, and of each its id and its text, shortened."""
 
     def __init__(self) -> None:
-        self._matrix: Array | None = None  # with room to grow
-        self._labels: list[tuple[str, str]] = []  # id, the text shortened
+        self._vectors, self._labels = Vectors(), list[tuple[str, str]]()
 
     def __len__(self) -> int:
         return len(self._labels)
 
     def add(self, id: str, text: str, vector: Array) -> None:
-        import numpy as np
-
-        size = len(self._labels)
-        if self._matrix is None or size == len(self._matrix):
-            larger: Array = np.empty((max(1024, 2 * size), len(vector)), np.float32)
-            if self._matrix is not None:
-                larger[:size] = self._matrix
-            self._matrix = larger
-        self._matrix[size] = vector
+        self._vectors.add(vector[None])
         self._labels.append((id, shorten(text)))
 
     def earliest_twins(self, vectors: Array, threshold: float, until: int) -> list[_Twin | None]:
-        """Of each vector, among the first `until` rows: FAISS finds out which have one at all."""
-        import faiss
+        return [self._named(twin) for twin in self._vectors.earliest_twins(vectors, threshold, until)]
 
-        if self._matrix is None or until == 0:
-            return [None] * len(vectors)
-        best, _ = faiss.knn(vectors, self._matrix[:until], 1, metric=faiss.METRIC_INNER_PRODUCT)
-        return [
-            self.earliest_twin(v, threshold, 0, until) if score > threshold - SLACK else None
-            for v, score in zip(vectors, best[:, 0], strict=True)
-        ]
+    def earliest_twin(self, vector: Array, threshold: float, since: int) -> _Twin | None:
+        return self._named(self._vectors.earliest_twin(vector, threshold, since, len(self)))
 
-    def earliest_twin(self, vector: Array, threshold: float, since: int, until: int) -> _Twin | None:
-        import numpy as np
-
-        if self._matrix is None or since >= until:
-            return None
-        near = np.flatnonzero(self._matrix[since:until] @ vector > threshold - SLACK)
-        for place in (since + int(offset) for offset in near):
-            score = float(np.dot(self._matrix[place].astype(np.float64), vector.astype(np.float64)))
-            if score > threshold:
-                id, text = self._labels[place]
-                return _Twin(id, text, score)
-        return None
+    def _named(self, twin: Twin | None) -> _Twin | None:
+        return _Twin(*self._labels[twin.place], twin.score) if twin else None

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from deciding import adecisions, decisions
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scripted import Scripted
 
 from kdaug.errors import ConfigError, KdaugError
@@ -48,12 +50,12 @@ def drawn(count: int, families: int = 12) -> list[str]:
     return [f"{rng.integers(families)}.{i}" for i in range(count)]
 
 
-def brute_force(seeds: Sequence[Record], records: Sequence[Record]) -> list[str | None]:
+def brute_force(seeds: Sequence[Record], records: Sequence[Record], threshold: float = THRESHOLD) -> list[str | None]:
     """For each record the id of its earliest twin among the seeds and what was kept before."""
     unit = {r.id: (v := vector(r.prompt[0].content)) / np.linalg.norm(v) for r in (*seeds, *records)}
     kept, twins = [s.id for s in seeds], list[str | None]()
     for record in records:
-        twins.append(next((k for k in kept if float(unit[k] @ unit[record.id]) > THRESHOLD), None))
+        twins.append(next((k for k in kept if float(unit[k] @ unit[record.id]) > threshold), None))
         if twins[-1] is None:
             kept.append(record.id)
     return twins
@@ -104,6 +106,23 @@ def test_a_record_without_the_text_is_dropped_as_empty() -> None:
     found = decisions(Planted(on="completion").start([]), prompts(["1.1"]))
     assert found == [Drop("dedup:empty", {"on": "completion"})]
     assert decisions(Planted().start([]), prompts([" \n"])) == [Drop("dedup:empty", {"on": "prompt"})]
+
+
+def test_a_text_without_a_vector_is_a_drop_of_its_own_and_hides_no_twin() -> None:
+    class Holed(Planted):
+        def _embed(self, texts: list[str]) -> Any:
+            rows = super()._embed(texts)
+            rows[[t == "7.7" for t in texts]] = np.nan
+            return rows
+
+    seeds, records = prompts(["7.7", "2.1"]), prompts(["1.1", "7.7", "1.1", "2.1"])
+    fine, none, twin, of_seed = decisions(Holed(THRESHOLD).start(seeds[:0]), records, window=4)
+    assert fine is None and of_seed is None and twin is not None
+    assert none == Drop("dedup:no_embedding", {"on": "prompt", "text": "7.7"})
+    new = [Record(prompt=user(t), roots=("a", "b")) for t in ("7.7", "2.1")]
+    none, twin = decisions(Holed(THRESHOLD).start(seeds), new, window=2)
+    assert none is not None and none.reason == "dedup:no_embedding"
+    assert twin is not None and twin.detail["twin"] == seeds[1].id
 
 
 def test_system_messages_are_not_compared() -> None:
@@ -183,3 +202,28 @@ def test_what_was_kept_before_a_resume_is_remembered() -> None:
 
     (drop,) = asyncio.run(run())
     assert drop is not None and drop.detail["twin"] == record.id
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    families=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    cut=st.integers(0, 60),
+    window=st.sampled_from([1, 5, 40]),
+    threshold=st.sampled_from([0.8, 0.9, 0.95]),
+)
+def test_a_run_that_was_resumed_decides_as_one_that_was_not_and_as_a_brute_force(
+    families: list[int], cut: int, window: int, threshold: float
+) -> None:
+    seeds = prompts(["0.1000"])
+    records = prompts([f"{family}.{at}" for at, family in enumerate(families)])
+    whole = decisions(Planted(threshold).start(seeds), records, window)
+
+    async def resumed() -> list[Drop | None]:
+        gate = Planted(threshold).start(seeds)
+        for record, drop in zip(records[:cut], whole, strict=False):
+            if drop is None:
+                gate.remember(await gate.recall(record, Scripted(lambda *asked: AssertionError("nobody is asked"))))
+        return await adecisions(gate, records[cut:], window)
+
+    assert asyncio.run(resumed()) == whole[cut:]
+    assert [d.detail["twin"] if d else None for d in whole] == brute_force(seeds, records, threshold)
