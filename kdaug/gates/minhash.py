@@ -56,7 +56,7 @@ class MinHash(Gate):
         check_fields(self.name, self.threshold, self.on)
         if self.shingle < 1:
             raise ConfigError(f"minhash: shingle must be at least 1, not {self.shingle!r}")
-        require("rensa", "minhash", "the minhash gate")
+        require("rensa", "lexical", "the minhash gate")
         self._kept = _Candidates(self.threshold)
 
     def start(self, seeds: Sequence[Record]) -> MinHash:
