@@ -68,15 +68,14 @@ class Unsent(Closing):
 
 @dataclass
 class CallStats:
-    """The calls and tokens of this process. Of those in flight, `held` wait for a teacher that holds them back, and
-    `unsent` for their turn at one that answers by itself. `fatal`: the error that ended the run, by its cause."""
+    """The calls and tokens of this process. Of those in flight, `held` wait for a teacher that holds them back.
+    `fatal`: the error that ended the run, by its cause."""
 
     calls: int = 0
     failed: int = 0
     in_flight: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)  # by teacher: how many calls, and their time in all
     held: int = 0
-    unsent: int = 0
     fatal: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -105,6 +104,11 @@ class Calls:
         self._broken = False  # a fatal error is on its way up, which will end the run
         self._quiet = asyncio.Event()
         self._quiet.set()
+
+    @property
+    def sent(self) -> int:
+        """Calls whose reply is on its way: no teacher holds them back, and they do not wait for their turn."""
+        return self.stats.in_flight - self.stats.held - len(self._turns)
 
     def teacher(self, role: str) -> Teacher:
         """The teacher of a role; a judge is the teacher where none is named."""
@@ -190,7 +194,6 @@ class Calls:
             turn.cancel()
             raise Unsent(failed)
         self._turns.add(turn)
-        self.stats.unsent += 1
         try:
             return await turn
         except asyncio.CancelledError:
@@ -200,7 +203,6 @@ class Calls:
             raise Unsent(failed) from None
         finally:
             self._turns.discard(turn)
-            self.stats.unsent -= 1
 
     async def score(
         self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int

@@ -43,15 +43,13 @@ class Database:
                 ) from e
         elif not path.is_file():
             raise ConfigError(f"{path.parent} is not a run folder: it has no {path.name}")
-        with self._guarded("open"):
-            address = str(path) if write else f"{path.absolute().as_uri()}?mode=ro"
-            self._reader = sqlite3.connect(address, uri=not write, check_same_thread=False)
-            self._writer = sqlite3.connect(address, uri=not write, check_same_thread=False, isolation_level=None)
+        with guarded(path, "open"):
+            address = f"{path.absolute().as_uri()}?mode={'rwc' if write else 'ro'}"
+            self._reader, self._writer = (
+                sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None) for _ in range(2)
+            )
             if write:
-                self._writer.execute("PRAGMA journal_mode=WAL")
-                # FULL: a transaction is on the disk when it returns, even if the machine loses power next.
-                self._writer.execute("PRAGMA synchronous=FULL")
-                self._writer.executescript(schema)
+                prepare(self._writer, schema)
 
     def add(self, statement: str, *values: object) -> None:
         """Returns at once; the row is written in its turn."""
@@ -65,10 +63,8 @@ class Database:
 
     def write_now(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         """One transaction, while no other is under way."""
-        with self._guarded("write"):
-            self._writer.execute("BEGIN")
+        with guarded(self.path, "write"), transaction(self._writer):
             self._writer.executemany(statement, rows)
-            self._writer.execute("COMMIT")
 
     @property
     def behind(self) -> bool:
@@ -83,7 +79,7 @@ class Database:
             raise self._broken
 
     def select(self, query: str, *values: object) -> list[Any]:
-        with self._guarded("read"):
+        with guarded(self.path, "read"):
             return self._reader.execute(query, values).fetchall()
 
     def close(self) -> None:
@@ -122,7 +118,7 @@ class Database:
     def _begin(self, rows: list[Row]) -> None:
         """A few microseconds a row, in memory. In a thread each statement would wait its turn with the event loop's: up
         to 5 ms, where that is busy."""
-        with self._guarded("write"):
+        with guarded(self.path, "write"):
             self._writer.execute("BEGIN IMMEDIATE")
             for statement, values in rows:
                 self._writer.execute(statement, values)
@@ -130,20 +126,41 @@ class Database:
     def _commit(self, first: Callable[[], None]) -> None:
         """In a thread: this is what waits for the disk."""
         first()
-        with self._guarded("write"):
+        with guarded(self.path, "write"):
             self._writer.execute("COMMIT")
 
-    @contextmanager
-    def _guarded(self, doing: str) -> Iterator[None]:
-        """Every SQLite error becomes ours, with the way out."""
-        try:
-            yield
-        except sqlite3.DatabaseError as e:
-            text = str(e)
-            if "locked" in text:
-                raise JournalError(f"{self.path} is locked by another program: end it and run again") from e
-            if "malformed" in text or "not a database" in text:
-                way_out = "restore it from a copy, or start anew with another --out"
-                raise JournalError(f"{self.path} is damaged ({text}): {way_out}") from e
-            way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
-            raise JournalError(f"cannot {doing} {self.path} ({text}): {way_out}") from e
+
+def prepare(base: sqlite3.Connection, schema: str) -> None:
+    """For writing: a transaction is on the disk when it returns, even if the machine loses power next."""
+    base.execute("PRAGMA journal_mode=WAL")
+    base.execute("PRAGMA synchronous=FULL")
+    base.executescript(schema)
+
+
+@contextmanager
+def transaction(base: sqlite3.Connection) -> Iterator[None]:
+    """All that is executed within, or nothing."""
+    base.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        base.execute("COMMIT")
+    except BaseException:
+        if base.in_transaction:
+            base.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def guarded(path: Path, doing: str) -> Iterator[None]:
+    """Every SQLite error becomes ours, with the way out."""
+    try:
+        yield
+    except sqlite3.DatabaseError as e:
+        text = str(e)
+        if "locked" in text:
+            raise JournalError(f"{path} is locked by another program: end it and run again") from e
+        if "malformed" in text or "not a database" in text:
+            way_out = "restore it from a copy, or start anew with another --out"
+            raise JournalError(f"{path} is damaged ({text}): {way_out}") from e
+        way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
+        raise JournalError(f"cannot {doing} {path} ({text}): {way_out}") from e

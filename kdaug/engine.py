@@ -105,6 +105,10 @@ class Engine:
         return self._ending is not None
 
     @property
+    def sent(self) -> int:
+        return self._calls.sent
+
+    @property
     def _closing(self) -> bool:
         """Whether it ends before its time, and nothing is wrong."""
         return self._ending is not None and self._ending.by not in ("source", "target", "failed")

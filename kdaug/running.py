@@ -373,9 +373,7 @@ def _signals(this: _Run) -> Iterator[None]:
         if engine is None or engine.halting:
             main.cancel()
             return
-        calls = engine.stats.calls
-        given_up = all(map(lets_go, this.teachers.values()))
-        sent = 0 if given_up else calls.in_flight - calls.held - calls.unsent
+        sent = 0 if all(map(lets_go, this.teachers.values())) else engine.sent
         this.log.say(f"stopping: {sent} calls in flight finish first (Ctrl-C again: stop at once)")
         engine.halt("interrupted")
 

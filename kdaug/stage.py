@@ -123,7 +123,7 @@ def resolve_windows(
 ) -> list[int]:
     """How many jobs each stage works on at a time. The draws of a growing pool depend on it, so a run keeps its own."""
     slots = max((t.concurrency for t in teachers.values()), default=1)
-    windows = [max((_window(t, target) for t in teachers.values()), default=WINDOW_PER_SLOT)] * len(stages)
+    windows = [max((_window(t) for t in teachers.values()), default=WINDOW_PER_SLOT)] * len(stages)
     if source.grows:
         # A pool that grew to its target in one window would never show a grown demonstration. A job proposes about
         # 8 tasks, so this gives the pool four generations at least.
@@ -131,9 +131,6 @@ def resolve_windows(
     return [stage.window or window for stage, window in zip(stages, windows, strict=True)]
 
 
-def _window(teacher: Teacher, target: int | None) -> int:
-    """Enough for the teacher. The replies of a batch come all at once, so nothing is gained by more than a batch; and
-    what a batch holds beyond the target is paid for in vain."""
-    if holds_back(teacher):
-        return min(teacher.concurrency, target or teacher.concurrency)
-    return WINDOW_PER_SLOT * teacher.concurrency
+def _window(teacher: Teacher) -> int:
+    """Enough for the teacher. The replies of a batch come all at once: nothing is gained by more than a batch."""
+    return teacher.concurrency if holds_back(teacher) else WINDOW_PER_SLOT * teacher.concurrency

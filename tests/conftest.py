@@ -15,3 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 def out(tmp_path: Path) -> Path:
     """A run folder that does not exist yet."""
     return tmp_path / "run"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long comes first, a file at a time (see pyproject.toml): last, it would leave a worker idle."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("vllm" not in item.path.name, item.path not in slow))

@@ -28,8 +28,8 @@ KDAUG = (sys.executable, "-m", "kdaug")
 class Killed:
     """What a run that was killed again and again came to.
 
-    `lost`: for each kill, the requests that the server had received and the journal had no reply to. `repeated`: the
-    requests that were sent again in the end.
+    `lost`: for each kill, the prompts that the server had received and the journal had no reply to. `repeated`: the
+    prompts that were answered once more in the end.
     """
 
     lost: tuple[int, ...]
@@ -62,17 +62,19 @@ def run_killed(command: Sequence[str], out: Path, server: FakeOpenAI, kills: int
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
-        lost.append(server.stats()["total"] - journalled(out) - sum(lost))
+        lost.append(server.stats()["distinct"] - journalled(out))
     data = run_whole(command, out)
-    return Killed(tuple(lost), server.stats()["attempts_repeated"], data)
+    stats = server.stats()
+    return Killed(tuple(lost), stats["outcomes"]["ok"] - stats["ok_distinct"], data)
 
 
 def run_killed_amid_batches(
     command: Sequence[str], out: Path, server: FakeBatches, kills: int, rng: Random
-) -> dict[str, str]:
-    """The same for a batch teacher: a moment is counted in requests to the provider. What was executed how often is in
-    the server's stats."""
-    for _ in range(kills):
+) -> tuple[int, dict[str, str]]:
+    """The same for a batch teacher: a moment is counted in requests to the provider. How many kills there were, and
+    the data; what was executed how often is in the server's stats."""
+    done = 0
+    while done < kills:
         process = subprocess.Popen([*KDAUG, *command, "--out", str(out), "--quiet"])
         goal = server.stats()["requests"] + rng.randint(1, 15)
         while process.poll() is None and server.stats()["requests"] < goal:
@@ -82,7 +84,8 @@ def run_killed_amid_batches(
             break
         process.send_signal(signal.SIGKILL)
         process.wait()
-    return run_whole(command, out)
+        done += 1
+    return done, run_whole(command, out)
 
 
 @dataclass(frozen=True)

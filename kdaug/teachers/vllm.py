@@ -52,7 +52,6 @@ GRACE = 60.0  # seconds to end in, on a busy machine
 # One engine starts at a time: vLLM measures the memory that is free while it starts, and what a process inherits (its
 # variables, its stderr) is set for all that this one starts.
 STARTING = threading.Lock()
-WATCHED_EVERY = 0.1  # seconds, while it starts
 QUIET = {"disable_log_stats": True, "use_tqdm_on_load": False, "logprobs_mode": "raw_logprobs"}
 
 
@@ -81,7 +80,6 @@ class VLLM:
         self._engine: Any = None  # vLLM's AsyncLLM, whose types are not followed
         self._lora_request: Any = None  # vLLM's LoRARequest
         self._processes: list[BaseProcess] = []
-        self._guard: Guard | None = None
         self._log: Log | None = None
         self._chat: Chat | None = None
         self._numbers = count()
@@ -98,9 +96,14 @@ class VLLM:
         """
         if self._engine is not None:
             return
-        self._guard, self._log = Guard(), Log(state / "engine.log")
+        guard, self._log = Guard(), Log(state / "engine.log")
         try:
-            self._engine = await self._watched_start(self._guard, self._log)
+            self._engine = await asyncio.to_thread(self._start, guard, self._log)
+        except Exception:  # where this is cancelled, the engine starts all the same: the guard ends it when we end
+            guard.dismiss()
+            raise
+        self._guard = guard
+        try:
             generation = self._engine.model_config.try_get_generation_config()
             self._chat = Chat.of(self.name, self._engine.get_tokenizer(), generation.get("eos_token_id"))
             await self._add_adapter()
@@ -151,15 +154,14 @@ class VLLM:
 
     async def aclose(self) -> None:
         """Ends the engine and its process."""
-        if self._engine is not None:
-            engine, self._engine = self._engine, None
-            await asyncio.to_thread(engine.shutdown, GRACE)
-            engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
-            active_children()  # reaps the processes that ended
-            _speak(self._level)
-        if self._guard is not None:
-            self._guard.dismiss()
-            self._guard = None
+        if self._engine is None:
+            return
+        engine, self._engine = self._engine, None
+        await asyncio.to_thread(engine.shutdown, GRACE)
+        engine.shutdown = lambda: None  # it calls this again when it is deleted, too late at the program's end
+        active_children()  # reaps the processes that ended
+        _speak(self._level)
+        self._guard.dismiss()
 
     def _ready(self) -> tuple[Any, Chat]:
         if self._engine is None or self._chat is None:
@@ -191,26 +193,17 @@ class VLLM:
             raise BadRequest(f"{self.name}: {shorten(str(e), 300)}", request=request, teacher=self.name) from e
         raise ServerError(f"{self.name}: vLLM gave no reply", request=request, teacher=self.name)
 
-    async def _watched_start(self, guard: Guard, log: Log) -> Any:
-        """The engine; its process is guarded from its first moments on, long before it is ready."""
-        others = set(active_children())
-        starting = asyncio.create_task(asyncio.to_thread(self._start, log))
-        while not starting.done():
-            await asyncio.wait([starting], timeout=WATCHED_EVERY)
-            self._processes = [p for p in active_children() if p not in others] or self._processes
-            for process in self._processes:
-                if process.pid is not None:
-                    guard.watch(process.pid)
-        return starting.result()
-
-    def _start(self, log: Log) -> Any:
+    def _start(self, guard: Guard, log: Log) -> Any:
         path = find_model(self.model).path
         arguments = {**defaults(self.concurrency, self._adapter), **QUIET, **self.engine_args}
-        with STARTING, _launching(ENVIRONMENT | cpu_environment(arguments)):
-            from vllm import AsyncEngineArgs
-            from vllm.exceptions import VLLMError
-            from vllm.v1.engine.async_llm import AsyncLLM
-
+        with STARTING, _launching(ENVIRONMENT | cpu_environment(arguments) | guard.mark):
+            try:
+                from vllm import AsyncEngineArgs
+                from vllm.exceptions import VLLMError
+                from vllm.v1.engine.async_llm import AsyncLLM
+            except ImportError as e:
+                raise ConfigError(f"{self.name}: vLLM does not fit what is installed beside it: {e}") from e
+            others = set(active_children())
             try:
                 with log.catching():
                     engine = AsyncLLM.from_engine_args(AsyncEngineArgs(model=path, **arguments))
@@ -218,7 +211,8 @@ class VLLM:
                 raise ConfigError(f"{self!r}: {e}") from e
             except (OSError, ValueError, RuntimeError, VLLMError) as e:
                 words = f"{self.name}: vLLM does not start: {shorten(str(e), 400)}"
-                raise ConfigError(f"{words}; {log.last_words()}" if self._processes else words) from e
+                raise ConfigError(words if log.is_empty else f"{words}; {log.last_words()}") from e
+            self._processes = [process for process in active_children() if process not in others]
         # Of an engine's end its half in this process says a page, which is ours to say.
         self._level = _speak(None if "VLLM_LOGGING_LEVEL" in os.environ else logging.CRITICAL)
         return engine

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from engines import need_vllm
 
 from kdaug.errors import ConfigError
 from kdaug.recipes import teacher
 from kdaug.teachers.engine_arguments import Adapter, checked, defaults
-from kdaug.teachers.owned import Guard, Log, how_it_ended
 from kdaug.teachers.serve import Serve, _options
 from kdaug.teachers.vllm import VLLM
 
-pytestmark = pytest.mark.skipif(find_spec("vllm") is None, reason="not run: vllm is not installed")
+
+@pytest.fixture(autouse=True, scope="module")
+def vllm() -> None:
+    need_vllm()
 
 
 def adapter(folder: Path, **says: object) -> Path:
@@ -83,16 +85,3 @@ def test_options_are_written_as_the_command_line_takes_them() -> None:
         "--hf-overrides",
         '{"a":1}',
     ]
-
-
-def test_a_log_quotes_its_last_lines_since_it_was_begun(tmp_path: Path) -> None:
-    path = tmp_path / "engine.log"
-    path.write_text("of an earlier engine\n")
-    log = Log(path)
-    assert "is empty" in log.last_words()
-    with log.catching():
-        Guard().dismiss()  # says nothing
-        path.open("a").write("CUDA out of memory\n\n")
-    assert log.last_words().endswith("ends with\n    CUDA out of memory")
-    assert how_it_ended(-9).startswith("was killed by SIGKILL")
-    assert how_it_ended(3) == "ended with exit code 3"

