@@ -29,12 +29,6 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int 
     return torch.cat([*parts, piece(*last)])
 
 
-def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p‖q) of each row [N] of log-probabilities [N, V], in nats; 0·log 0 is 0."""
-    terms = (log_p.exp() * (log_p - log_q)).masked_fill(log_p == -float("inf"), 0.0)
-    return terms.sum(-1)
-
-
 def dpo_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
     """h = (s_c - s_ref,c) - (s_r - s_ref,r) of each pair [N]; s are summed log-probabilities of the answers."""
     return (chosen - ref_chosen) - (rejected - ref_rejected)
