@@ -1,9 +1,8 @@
-"""`kdaug train`, `prune` and `eval`: what is done with a student."""
+"""`kdaug train` and `prune`: what makes a student."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from kdaug.cli.command import add, folder
@@ -19,9 +18,8 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
-    from dataclasses import MISSING, fields
-
     from kdaug.train.preference import DPO
+    from kdaug.train.settings import described
     from kdaug.train.sft import SFT
 
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
@@ -43,33 +41,29 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
-        for option in fields(method):
-            flag, default = "--" + option.name.replace("_", "-"), option.default
-            if isinstance(default, bool):
-                sub.add_argument(flag, dest=f"field_{option.name}", action=argparse.BooleanOptionalAction)
-            elif default is not MISSING:
-                sub.add_argument(
-                    flag, dest=f"field_{option.name}", type=type(default), metavar="X", help=f"({default})"
-                )
+        for field, about in described(method).items():
+            _add_setting(sub, field, about)
+
+
+def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
+    """An option for a trainer's field, with its type and default; none for what no command line can hold."""
+    flag, default = "--" + field.replace("_", "-"), about["default"]
+    says = f"{about['says']} ({default})".replace("%", "%%")
+    if isinstance(default, bool):
+        sub.add_argument(flag, dest=f"field_{field}", action=argparse.BooleanOptionalAction, help=says)
+    elif isinstance(default, (int, float, str)):
+        metavar = "|".join(about["choices"]) or "X"
+        sub.add_argument(flag, dest=f"field_{field}", type=type(default), metavar=metavar, help=says)
 
 
 def _train(given: argparse.Namespace) -> int:
-    settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
-    trainer = given.method(**settings)
-    trainer.fit(_records(given.data, given.split), student=given.student, out=given.out)
-    print(f"student: {given.out}")
-    return 0
-
-
-def _records(path: str, split: Any) -> Any:
-    """The records of one split of a dataset, or all of a file."""
-    from kdaug.dataset import Dataset, is_dataset
     from kdaug.read import read
 
-    folder = Path(path)
-    if is_dataset(folder) or is_dataset(folder / "dataset"):
-        return list(Dataset(folder).records(split=split))
-    return read(path, split=split)
+    settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
+    trainer = given.method(**settings)
+    trainer.fit(read(given.data, split=given.split), student=given.student, out=given.out)
+    print(f"student: {given.out}")
+    return 0
 
 
 def add_prune(commands: Any) -> None:
@@ -89,37 +83,4 @@ def _prune(given: argparse.Namespace) -> int:
     from kdaug.train.prune import prune
 
     print(f"student: {prune(given.model, given.layers, given.out)}")
-    return 0
-
-
-def add_eval(commands: Any) -> None:
-    sub = add(
-        commands,
-        "eval",
-        _eval,
-        "Measure a model on held-out data: NLL per token, and KL and agreement with a white-box teacher.",
-        "kdaug eval models/alpaca --data runs/alpaca --teacher Qwen/Qwen3-32B",
-    )
-    sub.add_argument("model", help="a folder, a Hub id, or smollm2")
-    sub.add_argument("--data", required=True, metavar="PATH", help="a run, a dataset, or any file that seeds may be")
-    sub.add_argument("--split", default="test", help="the split to measure on (test)")
-    sub.add_argument("--teacher", metavar="MODEL", help="a white-box teacher that shares the vocabulary")
-    sub.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _eval(given: argparse.Namespace) -> int:
-    import dataclasses
-    import json
-
-    from kdaug.train.evaluate import evaluate
-
-    found = evaluate(given.model, _records(given.data, given.split), teacher=given.teacher)
-    if given.json:
-        print(json.dumps(dataclasses.asdict(found)))
-        return 0
-    for name, value in dataclasses.asdict(found).items():
-        if isinstance(value, float):
-            print(f"{name:>10}  {value:.4f}")
-        elif value:
-            print(f"{name:>10}  {len(value) if isinstance(value, tuple) else value}")
     return 0

@@ -18,6 +18,7 @@ from kdaug.chat import Chat, Spoken
 from kdaug.dataset import Dataset, Split
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
+from kdaug.seeds import Seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +57,7 @@ class Encoded:
     """Records as documents: one a record, or two (chosen, rejected) for a preference.
 
     `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
+    `source`: the file, folder or Hub id that they were read from, and its `split`; empty where they were handed in.
     """
 
     records: tuple[str, ...]
@@ -63,6 +65,8 @@ class Encoded:
     truncated: tuple[str, ...]
     dropped: tuple[str, ...]
     teachers: tuple[str, ...]
+    source: str = ""
+    split: str = ""
 
     @property
     def tokens(self) -> int:
@@ -104,7 +108,9 @@ def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "
             records.append(record.id)
             documents.append(tuple(document for document, _ in answers))
             teachers.update(dict.fromkeys(record.teachers))
-    encoded = Encoded(tuple(records), documents, tuple(truncated), tuple(dropped), tuple(teachers))
+    encoded = Encoded(
+        tuple(records), documents, tuple(truncated), tuple(dropped), tuple(teachers), *_origin(data, split)
+    )
     _check_trained(encoded, length)
     return encoded
 
@@ -183,6 +189,13 @@ def _document(ids: list[int], said: list[bool], length: int) -> _Cut:
     kept = ids[:length]
     follows = [t if mine else IGNORE for t, mine in zip(kept, said, strict=False)]
     return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
+
+
+def _origin(data: Any, split: Split) -> tuple[str, str]:
+    """Where records were read from, as a Dataset and what `kdaug.read` gives know it."""
+    if isinstance(data, Dataset):
+        return str(data.path), split
+    return (data.source, data.split) if isinstance(data, Seeds) else ("", "")
 
 
 def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:

@@ -16,8 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from random import Random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import orjson
 
 import kdaug
-from kdaug.errors import ConfigError, TrainError
-from kdaug.prompts import render
-from kdaug.terms import terms_of
+from kdaug.errors import TrainError
+from kdaug.train.model_card import draw_curve, write_card
+from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, replacing
 
 if TYPE_CHECKING:
@@ -39,33 +38,6 @@ Measured = TypeVar("Measured", contravariant=True)
 FEW_STEPS = 10
 # Adam's moments as in InstructGPT (arXiv 2203.02155, appendix C).
 BETAS = (0.9, 0.95)
-
-
-class Settings(Protocol):
-    """The hyper-parameters that the loop itself uses."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def accumulate(self) -> int: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def floor(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
 
 
 class Objective(Protocol[Measured]):
@@ -97,28 +69,6 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
-
-
-def check_settings(how: Any) -> None:
-    """Raises ConfigError for a hyper-parameter out of its range."""
-    ranges = {
-        "epochs": (1, math.inf),
-        "lr": (0, math.inf),
-        "batch": (1, math.inf),
-        "accumulate": (1, math.inf),
-        "warmup": (0, 1),
-        "floor": (0, 1),
-        "weight_decay": (0, math.inf),
-        "clip": (0, math.inf),
-        "save_every": (1, math.inf),
-        "beta": (0, math.inf),
-        "label_smoothing": (0, 0.5),
-    }
-    for f in fields(how):
-        low, high = ranges.get(f.name, (-math.inf, math.inf))
-        value = getattr(how, f.name)
-        if f.name in ranges and not low <= value <= high:
-            raise ConfigError(f"{type(how).__name__}({f.name}={value}): must lie between {low} and {high}")
 
 
 def rate(how: Settings, step: int, steps: int) -> float:
@@ -309,35 +259,6 @@ def _finish(training: Training[Any]) -> None:
         "threads": torch.get_num_threads(),
         "versions": {"kdaug": kdaug.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
     }
-    card = render(
-        "model.md",
-        section="card",
-        method=type(training.how).__name__,
-        terms=[terms_of(teacher) for teacher in folder.about["teachers"]],
-        facts=folder.facts,
-        **folder.about,
-        **results,
-    )
-    (folder.path / "README.md").write_text(card + "\n", encoding="utf-8")
+    write_card(folder.path, folder.told(results=results))
     folder.tell("finished", results=results)
     folder.checkpoint.unlink(missing_ok=True)
-
-
-def draw_curve(metrics: Sequence[dict[str, Any]], file: Path) -> None:
-    """The loss of every step, and over it the mean of each step's neighbours (a tenth of all steps)."""
-    from matplotlib.figure import Figure
-
-    steps, losses = [m["step"] for m in metrics], [m["loss"] for m in metrics]
-    reach = len(losses) // 20
-    near = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    marker = "." if len(steps) < 50 else ""
-    axes.plot(steps, losses, color="tab:blue", alpha=0.4, linewidth=1, marker=marker, label="each step")
-    axes.plot(steps, [sum(n) / len(n) for n in near], color="tab:blue", linewidth=2, label=f"mean of {2 * reach + 1}")
-    axes.set(xlabel="step", ylabel="loss (nats)", xlim=(min(steps), max(steps)) if len(steps) > 1 else None)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(file) as tmp:
-        figure.savefig(tmp, format="png", dpi=150)
