@@ -14,7 +14,9 @@ def test_wilsons_interval_is_the_textbooks() -> None:
 
 
 def test_a_bootstrap_is_the_same_for_a_seed_and_spans_what_it_should() -> None:
-    values = [float(n % 10) for n in range(400)]  # mean 4.5, standard deviation 2.872: 1.96 errors of the mean are 0.281
+    values = [
+        float(n % 10) for n in range(400)
+    ]  # mean 4.5, standard deviation 2.872: 1.96 errors of the mean are 0.281
     low, high = bootstrap_ratio(values, [1.0] * 400)
     assert (low, high) == pytest.approx((4.22, 4.78), abs=0.05)
     assert (low, high) == bootstrap_ratio(values, [1.0] * 400)
