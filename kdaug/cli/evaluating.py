@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,10 +67,11 @@ def _eval(given: argparse.Namespace) -> int:
     _check(given)
     if given.to is not None:
         comparison.check_ending(given.to)
-    tables = list(_tables(given))
+    models = _named(given.models)
+    tables = list(_tables(given, models))
     if not given.no_card:
-        for model in given.models:
-            _into_card(Path(model), tables)
+        for called, model in models.items():
+            _into_card(Path(model), [table for table in tables if called in (row.model for row in table.rows)])
     if given.to is not None:
         comparison.write(tables, given.to)
     print(comparison.to_json(tables) if given.json else comparison.markdown(tables))
@@ -94,54 +95,66 @@ def _check(given: argparse.Namespace) -> None:
         raise ConfigError(f"{twice[0]} is given twice: a model stands once in a table")
 
 
-def _tables(given: argparse.Namespace) -> Iterator[Table]:
+def _named(models: Sequence[str]) -> dict[str, str]:
+    """Models by the names that they go by in tables: short ones, without this machine's paths, where they differ."""
+    short = [_short(model) for model in models]
+    return {name if short.count(name) == 1 else model: model for name, model in zip(short, models, strict=True)}
+
+
+def _short(model: str) -> str:
+    from kdaug.train.origin import short_name
+
+    return model.partition("?")[0] if _kind(model) else short_name(model)
+
+
+def _tables(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Table]:
     if given.against:
-        yield from _duels(given)
+        yield from _duels(given, models)
     elif given.data:
-        yield _held_out(given)
+        yield _held_out(given, models)
     if given.tasks:
-        yield _on_tasks(given)
+        yield _on_tasks(given, models)
     if given.lm_eval:
         from kdaug.train.lm_eval import compare_lm_eval
 
-        how = {"device": given.device, "dtype": given.dtype, "limit": given.limit}
-        yield compare_lm_eval([_white_box(model) for model in given.models], given.lm_eval, **how)
+        loaded = {called: _white_box(model) for called, model in models.items()}
+        yield compare_lm_eval(loaded, given.lm_eval, device=given.device, dtype=given.dtype, limit=given.limit)
 
 
-def _held_out(given: argparse.Namespace) -> Table:
+def _held_out(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
     from kdaug.train.evaluate import compare_held_out
 
-    data = _records(given)
-    models = [_white_box(model) for model in given.models]
-    how = {"length": given.length, "device": given.device, "dtype": given.dtype, "seed": given.seed}
+    loaded = {called: _white_box(model) for called, model in models.items()}
     teacher = _white_box(given.teacher) if given.teacher else None
-    return _warned(given, compare_held_out(models, data, _name(given.data, given.split), teacher=teacher, **how), data)
+    data, name = _records(given), _name(given.data, given.split)
+    how = {"length": given.length, "device": given.device, "dtype": given.dtype, "seed": given.seed}
+    return _warned(compare_held_out(loaded, data, name, teacher=teacher, **how), models, data)
 
 
-def _on_tasks(given: argparse.Namespace) -> Table:
+def _on_tasks(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
     from kdaug.record import Record, assistant
     from kdaug.train.generation import compare_on_tasks
     from kdaug.train.tasks import read_tasks
 
     tasks = read_tasks(given.tasks, given.metric, given.split)
-    models = {model: _teacher(given, model) for model in given.models}
+    asked = {called: _teacher(given, model) for called, model in models.items()}
     how = {"max_tokens": given.max_tokens or 256, "seed": given.seed, "out": given.out}
-    name = _name(given.tasks, given.split)
     measured = [Record(prompt=task.prompt, completion=assistant(good)) for task in tasks for good in task.good]
-    return _warned(given, compare_on_tasks(models, tasks, given.metric, name, **how), measured)
+    table = compare_on_tasks(asked, tasks, given.metric, _name(given.tasks, given.split), **how)
+    return _warned(table, models, measured)
 
 
-def _duels(given: argparse.Namespace) -> Iterator[Table]:
+def _duels(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Table]:
     from kdaug import recipes
     from kdaug.train.win_rate import Called, win_rate
 
-    data, judge = _records(given), recipes.teacher(given.judge)
-    other = Called(given.against, _teacher(given, given.against))
-    for place, model in enumerate(given.models):
+    data, name, judge = _records(given), _name(given.data, given.split), recipes.teacher(given.judge)
+    other = Called(_short(given.against), _teacher(given, given.against))
+    for place, (called, model) in enumerate(models.items()):
         out = None if given.out is None else given.out / f"{place}-duel"
         how = {"rubric": given.rubric, "max_tokens": given.max_tokens or 512, "out": out}
-        called = Called(model, _teacher(given, model))
-        yield _warned(given, win_rate(called, other, judge, data, _name(given.data, given.split), **how), data)
+        table = win_rate(Called(called, _teacher(given, model)), other, judge, data, name, **how)
+        yield _warned(table, {called: model}, data)
 
 
 def _records(given: argparse.Namespace) -> Sequence[Record]:
@@ -157,13 +170,13 @@ def _name(source: str, split: str) -> str:
     return f"{short_name(source)} ({split})" if not Path(source).is_file() else short_name(source)
 
 
-def _warned(given: argparse.Namespace, table: Table, measured: Sequence[Record]) -> Table:
+def _warned(table: Table, models: Mapping[str, str], measured: Sequence[Record]) -> Table:
     """The table with what is to be said of students that were trained on what they are measured by."""
     from dataclasses import replace
 
     from kdaug.train.contamination import warnings
 
-    found = [warning for model in given.models for warning in warnings(model, measured)]
+    found = [warning for called, model in models.items() for warning in warnings(called, Path(model), measured)]
     for note in (*table.notes, *found):
         say(f"warning: {note}")
     return replace(table, notes=[*table.notes, *found])
@@ -198,6 +211,6 @@ def _into_card(model: Path, tables: Sequence[Table]) -> None:
     from kdaug.train.model_card import is_student, rewrite_card
 
     if is_student(model):
-        comparison.remember(model, [table for table in tables if any(row.model == str(model) for row in table.rows)])
+        comparison.remember(model, tables)
         rewrite_card(model)
         say(f"card: {shlex.quote(str(model / 'README.md'))}")

@@ -47,10 +47,10 @@ def contamination(training: Iterable[Record], measured: Sequence[Record]) -> Con
     return Contamination(len(prompts) + len(answers), len(hit), len(whole), records, " ".join(longest))
 
 
-def warnings(model: str, measured: Sequence[Record]) -> Iterator[str]:
+def warnings(called: str, folder: Path, measured: Sequence[Record]) -> Iterator[str]:
     """What is to be said of a model that kdaug trained, and of those that it was trained from; nothing of others."""
-    for about in _trainings(Path(model)):
-        origin, teller = about.get("data"), f"{model}: overlap of its training data with what it is measured by"
+    for about in _trainings(folder):
+        origin, teller = about.get("data"), f"{called}: overlap of its training data with what it is measured by"
         if not origin:
             yield f"{teller} is not known: the records were handed in one by one"
             continue
@@ -63,7 +63,7 @@ def warnings(model: str, measured: Sequence[Record]) -> Iterator[str]:
         if found.hit:
             run = f'"{found.longest[:80]}"'
             yield (
-                f"{model} was trained on {name}, of which {found.records} records overlap with {found.hit} of the "
+                f"{called} was trained on {name}, of which {found.records} records overlap with {found.hit} of the "
                 f"{found.of} prompts and answers that it is measured by ({found.whole} as a whole; {run}): its figures "
                 "say less of what it can do"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp
 from pathlib import Path
@@ -16,6 +16,7 @@ from kdaug.train.batching import Batch, Document, collate, encode
 from kdaug.train.comparison import Figure, Row, Table
 from kdaug.train.divergences import forward_kl
 from kdaug.train.losses import CHUNK, widen
+from kdaug.train.origin import short_name
 from kdaug.train.student import Student, load, locate
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def evaluate(
 
 
 def compare_held_out(
-    models: Sequence[str],
+    models: Mapping[str, str],
     data: Any,
     name: str,
     *,
@@ -117,22 +118,23 @@ def compare_held_out(
     dtype: str = "auto",
     seed: int = 0,
 ) -> Table:
-    """`evaluate` of several models, and of the teacher alone, as one table. `name`: of the data, for people.
+    """`evaluate` of several models, and of the teacher alone, as one table.
 
+    `models`: what is located, by the name that it goes by in the table. `name`: of the data, for people.
     Raises ConfigError as `evaluate` does.
     """
     how: dict[str, Any] = {"length": length, "device": device, "dtype": dtype}
-    found = [evaluate(model, data, teacher=teacher, **how) for model in models]
-    rows = [Row(model, found.figures(seed)) for model, found in zip(models, found, strict=True)]
+    found = [evaluate(model, data, teacher=teacher, **how) for model in models.values()]
+    rows = [Row(called, one.figures(seed)) for called, one in zip(models, found, strict=True)]
     if teacher is not None:
-        rows.append(Row(teacher, evaluate(teacher, data, **how).figures(seed), "teacher"))
+        rows.append(Row(short_name(teacher), evaluate(teacher, data, **how).figures(seed), "teacher"))
+    tokens = " or ".join(dict.fromkeys(str(one.tokens) for one in found))
     about = (
-        f"{found[0].records} records, {found[0].tokens} answer tokens (of the first model); nats a token; in brackets "
-        f"95 % intervals, a bootstrap over records (seed {seed})."
+        f"{found[0].records} records, {tokens} answer tokens; nats a token; in brackets 95 % intervals, a bootstrap "
+        f"over records (seed {seed})."
     )
-    notes = []
-    digests = {model: Chat.load(locate(model)).digest for model in dict.fromkeys(row.model for row in rows)}
-    if len(set(digests.values())) > 1:
+    notes, located = [], [*models.values(), *([teacher] if teacher else [])]
+    if len({Chat.load(locate(model)).digest for model in located}) > 1:
         notes.append("the models have different vocabularies, so their NLL a token is not to be compared")
     if cut := max(len(e.truncated) + len(e.dropped) for e in found):
         notes.append(f"{cut} records were cut to {length} tokens, or left out because nothing of the answer was left")

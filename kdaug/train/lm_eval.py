@@ -10,7 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ Z = 1.96  # standard errors on either side of a 95 % interval
 
 
 def compare_lm_eval(
-    models: Sequence[str], tasks: str | Path, *, device: str = "auto", dtype: str = "auto", limit: int | None = None
+    models: Mapping[str, str], tasks: str | Path, *, device: str = "auto", dtype: str = "auto", limit: int | None = None
 ) -> Table:
     """The figures of lm-eval for several models on the tasks of a YAML file, or of all in a folder, as a table.
 
-    Each model is asked in its own chat template, through lm-eval's `hf` backend. `limit`: tasks of each kind. Raises
-    ConfigError where lm-eval or the tasks are missing, TrainError where it fails, with its own last words.
+    `models`: what is located, by the name that it goes by in the table. Each is asked in its own chat template, through
+    lm-eval's `hf` backend. `limit`: examples of each task. Raises ConfigError where lm-eval or the tasks are missing,
+    TrainError where it fails, with its own last words.
     """
     require("lm_eval", "evals", "lm-eval")
     path = Path(tasks)
@@ -42,9 +43,9 @@ def compare_lm_eval(
     place = pick_device(device)
     kind = dtype if dtype != "auto" else "bfloat16" if computes_in_half(place) else "float32"
     rows, about = [], ""
-    for model in models:
+    for called, model in models.items():
         told = _run(locate(model), path, place, kind, limit)
-        rows.append(Row(model, _figures(told)))
+        rows.append(Row(called, _figures(told)))
         shots = max(told.get("n-shot", {}).values(), default=0)
         about = (
             f"lm-eval {told.get('lm_eval_version', '')}, backend hf, {shots}-shot, in each model's chat template; "

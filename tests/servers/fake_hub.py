@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub in memory, for round trips with the real clients: datasets only, on loopback only.
+"""A small Hugging Face Hub in memory, for round trips with the real clients: datasets and models, on loopback only.
 
     with FakeHub() as hub:
         subprocess.run([sys.executable, "-c", ...], env={**os.environ, **hub.env(tmp_path)})
@@ -17,7 +17,9 @@ The clients read `HF_*` at import, so they run in a process of their own. {repo}
     POST  /api/datasets/{repo}/commit/{rev}             JSON lines: header, file, lfsFile, deletedFile, deletedFolder
     GET   /datasets/{repo}/resolve/{rev}/{path}         HEAD too; X-Repo-Commit, ETag, Range
 
-Not here: Xet, multipart uploads, pull requests, tags, a redirect to a CDN, models, the dataset viewer.
+Models have the same under /api/models/{repo} and /{repo}.
+
+Not here: Xet, multipart uploads, pull requests, tags, a redirect to a CDN, the dataset viewer.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ def test_a_long_answer_that_was_trained_on_is_one_too() -> None:
     assert contamination([record("Quite another question.", "It is so.")], [record("Why?", "It is so.")]).hit == 0
 
 
-def student(folder: Path, **about: object) -> str:
+def student(folder: Path, **about: object) -> Path:
     folder.mkdir()
-    (folder / "training.json").write_text(json.dumps({"student": "smollm2", **about}))
-    return str(folder)
+    (folder / "training.json").write_text(json.dumps({"student": "smollm2", **about}, default=str))
+    return folder
 
 
 def test_students_are_held_against_their_training_data_and_that_of_their_base(tmp_path: Path) -> None:
@@ -57,16 +57,16 @@ def test_students_are_held_against_their_training_data_and_that_of_their_base(tm
     first = student(tmp_path / "first", data={"source": str(tmp_path / "runs"), "split": "train"})
     second = student(tmp_path / "second", student=first, data={})
     unseen, seen = [record("Name a bird.")], [record(LONG), record("Name a bird.")]
-    assert list(warnings(first, unseen)) == []
-    (warning,) = warnings(first, seen)
+    assert list(warnings("it", first, unseen)) == []
+    (warning,) = warnings("it", first, seen)
     assert "trained on runs, of which 1 records overlap with 1 of the 2 prompts and answers" in warning
-    unknown, of_base = warnings(second, seen)
+    unknown, of_base = warnings("it", second, seen)
     assert unknown.endswith("is not known: the records were handed in one by one")
     assert "1 records overlap with 1 of the 2" in of_base
-    assert list(warnings("smollm2", seen)) == []  # nobody knows what others were trained on
+    assert list(warnings("smollm2", Path("smollm2"), seen)) == []  # nobody knows what others were trained on
 
 
 def test_training_data_that_are_gone_are_said_to_be(tmp_path: Path) -> None:
     gone = student(tmp_path / "m", data={"source": str(tmp_path / "gone.jsonl"), "split": "train"})
-    (warning,) = warnings(gone, [record(LONG)])
+    (warning,) = warnings("it", gone, [record(LONG)])
     assert warning.endswith("gone.jsonl is no longer there")

@@ -82,8 +82,8 @@ def test_models_are_compared_record_by_record_and_beside_their_teacher(
     tiny: Path, answers: list[Record], tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:
     other = str(make_model(tmp_path / "other", seed=1))
-    table = compare_held_out([str(tiny), other], answers, "answers", teacher=other, length=256)
-    assert [(row.model, row.role) for row in table.rows] == [(str(tiny), ""), (other, ""), (other, "teacher")]
+    table = compare_held_out({"tiny": str(tiny), "other": other}, answers, "answers", teacher=other, length=256)
+    assert [(row.model, row.role) for row in table.rows] == [("tiny", ""), ("other", ""), ("other", "teacher")]
     student, itself, teacher = (row.figures for row in table.rows)
     found = evaluate(tiny, answers, teacher=other, length=256)
     assert student["nll"].value == found.nll and student["kl"].value == found.kl
@@ -106,5 +106,5 @@ def test_models_of_different_vocabularies_are_not_to_be_compared_by_the_token(
     tokenizer = AutoTokenizer.from_pretrained(other)
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(other)
-    table = compare_held_out([str(tiny), str(other)], answers, "answers", length=256)
+    table = compare_held_out({"tiny": str(tiny), "other": str(other)}, answers, "answers", length=256)
     assert table.notes == ["the models have different vocabularies, so their NLL a token is not to be compared"]
