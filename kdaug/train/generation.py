@@ -47,7 +47,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Scores an answer that is given: `scores["logprob"]` is the sum over its tokens, the end of the turn included."""
+    """Scores an answer that is given: `scores["logprob"]` is the sum over its tokens.
+
+    The end of the turn does not count: a model that would go on ("Rome is …") still prefers Rome to Paris.
+    """
 
     model: str
 
@@ -57,7 +60,7 @@ class Likelihood:
     async def __call__(self, parents: Sequence[Record], generate: Generate, rng: Random) -> Sequence[Record]:
         (given,) = parents
         view = await generate.logprobs(given.prompt, given.completion or (), role="model")
-        return [given.child(by=self.name, scores={"logprob": float(view.token_logprobs.sum())})]
+        return [given.child(by=self.name, scores={"logprob": float(view.token_logprobs[:-1].sum())})]
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,8 +119,8 @@ ABOUT = {
     "exact_match": "a reply counts where it is a reference but for case, white space and what stands around it "
     "(quotes, a full stop)",
     "rouge_l": "F of the longest common subsequence of words, of the best reference",
-    "choice": "the likeliest of the given answers, by the summed log-probability of its tokens (the end of the turn "
-    "included), and by that divided by its length in characters",
+    "choice": "the likeliest of the given answers, by the summed log-probability of its tokens (without the end of the "
+    "turn), and by that divided by its length in characters (lm-eval's acc and acc_norm)",
 }
 
 

@@ -82,7 +82,7 @@ def test_choices_go_by_the_likelihood_of_the_answers(tiny: Path, make_model: Cal
         ids, start = chat.score(prompt, assistant(choice))
         with torch.no_grad():
             logprobs = model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        return sum(float(logprobs[i - 1, ids[i]]) for i in range(start, len(ids)))
+        return sum(float(logprobs[i - 1, ids[i]]) for i in range(start, len(ids) - 1))
 
     sums = [[plain(prompt, choice) for choice in choices] for prompt in prompts]
     by_sum = [row.index(max(row)) for row in sums]
