@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from kdaug import __version__
+from kdaug.cli.chatting import add_chat
 from kdaug.cli.command import Command, say
 from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.evaluating import add_eval
@@ -65,5 +66,6 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     add_train(commands, training)
     add_prune(commands)
     add_eval(commands)
+    add_chat(commands)
     add_doctor(commands)
     return top
