@@ -111,9 +111,7 @@ def extrapolate(recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mappi
     return Whole(first, kept_in_all, sum(calls.values()), prompt_tokens, completion_tokens, _sum(costs), _sum(times))
 
 
-def resampled(
-    recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mapping[str, Pace]
-) -> list[Whole | None]:
+def resampled(recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mapping[str, Pace]) -> list[Whole | None]:
     """The whole by other samples that might have been drawn: as many jobs of this one, each perhaps several times."""
     rng = Random(0)
     return [extrapolate(recipe, [rng.choices(jobs, k=len(jobs)) for jobs in sample], paces) for _ in range(RESAMPLES)]
