@@ -92,6 +92,7 @@ class Student:
             self.model.to(self.dtype).save_pretrained(tmp)
             self.chat.tokenizer.save_pretrained(tmp)
         for file in sorted(tmp.iterdir()):
+            shutil.copymode(tmp / "config.json", file)  # safetensors' own would be for its owner alone
             file.replace(folder / file.name)
         tmp.rmdir()
 
@@ -207,8 +208,7 @@ class Folder:
     def _before(self) -> dict[str, Any]:
         file = self.path / "training.json"
         if not file.is_file():
-            if any(self.path.glob("*.safetensors")):
-                raise ConfigError(f"{self.path} holds a model that was not trained there: choose another folder")
+            check_free(self.path)
             return {}
         before: dict[str, Any] = orjson.loads(file.read_bytes())
         old = before["facts"]
@@ -239,6 +239,14 @@ class Folder:
         kept = [m for m in self.metrics() if m["step"] <= step]
         with replacing(self.path / "metrics.jsonl") as tmp:
             tmp.write_bytes(b"".join(orjson.dumps(m) + b"\n" for m in kept))
+
+
+def check_free(folder: Path) -> None:
+    """Raises ConfigError unless a model may be written there: it is not there yet, or empty."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: choose a folder to write the model to")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(f"{folder} holds other files: choose another folder to write the model to")
 
 
 @contextmanager
