@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Document, Encoded, encode
+from kdaug.train.batching import Document, Encoded, Trainable, encode
 from kdaug.train.loop import OnStep, train
 from kdaug.train.losses import dpo, dpo_margin
 from kdaug.train.settings import Settings, setting
@@ -31,6 +31,8 @@ class DPO(Settings):
     A unit is a pair; those of a forward pass are packed into rows of `length` tokens.
     """
 
+    kind: ClassVar[Trainable] = "preference"
+
     beta: float = setting(0.1, "how dearly the student pays for leaving the reference", 0)  # paper, appendix B
     label_smoothing: float = setting(0.0, "how likely a pair is taken to be the wrong way round", 0, 0.5)
     epochs: int = 1
@@ -46,7 +48,7 @@ class DPO(Settings):
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, "preference", chat, self.length)
+        encoded = encode(data, self.kind, chat, self.length)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
             with threads():
@@ -54,7 +56,7 @@ class DPO(Settings):
                 pairs = with_reference(pupil, encoded, folder, self.length)
                 objective = Preference(pupil, self.length, self.beta, self.label_smoothing)
                 train(self, pupil, pairs, objective, folder, on_step)
-                (folder.path / REFERENCE).unlink()
+                (folder.path / REFERENCE).unlink(missing_ok=True)
         return folder.path
 
 
@@ -80,8 +82,8 @@ class Preference:
     def weight(self, unit: Pair) -> int:
         return 1
 
-    def tokens(self, unit: Pair) -> int:
-        return len(unit.chosen) + len(unit.rejected)
+    def documents(self, unit: Pair) -> Sequence[Document]:
+        return unit.chosen, unit.rejected
 
     def loss(self, units: Sequence[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
