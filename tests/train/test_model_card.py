@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,15 @@ def test_the_base_is_followed_to_where_it_came_from(tmp_path: Path) -> None:
     assert base_of(str(folder)).hub == "Qwen/Qwen3-0.6B"  # a student of a student
     gone = base_of(str(tmp_path / "gone" / "model"))
     assert (gone.name, gone.hub, gone.terms.known) == ("model", None, False)
+
+
+def test_the_words_of_earlier_trainings_are_in_it_too(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
+    first = FAST.fit(answers, student=tiny, out=tmp_path / "first")
+    others = [replace(answer, teachers=("vllm:Qwen/Qwen3-32B",)) for answer in answers]
+    second = FAST.fit(others, student=first, out=tmp_path / "second")
+    card = (second / "README.md").read_text()
+    assert "| `vllm:Qwen/Qwen3-32B` | [apache-2.0]" in card and "| `fake:echo` |" in card
+    assert "`tiny`, trained with SFT" in card
 
 
 def test_a_pruned_model_hands_its_base_and_licence_on(
