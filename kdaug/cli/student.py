@@ -18,6 +18,7 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
+    from kdaug.train.distill import Distill
     from kdaug.train.preference import DPO
     from kdaug.train.settings import described
     from kdaug.train.sft import SFT
@@ -25,6 +26,11 @@ def add_train(commands: Any, with_options: bool) -> None:
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),
+        (
+            "distill",
+            Distill,
+            "Distillation by a --teacher, or by what a run has kept of it (run --logprobs).",
+        ),
         ("dpo", DPO, "Direct preference optimization on preference records."),
     ):
         sub = add(
@@ -41,8 +47,17 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
+        if method is Distill:
+            _add_teaching(sub)
         for field, about in described(method).items():
             _add_setting(sub, field, about)
+
+
+def _add_teaching(sub: argparse.ArgumentParser) -> None:
+    """Where the teacher's view comes from."""
+    sub.add_argument("--teacher", metavar="MODEL", help="a model of the student's vocabulary, in memory beside it")
+    sub.add_argument("--run", metavar="DIR", help="without a teacher: the run that the records are of (that of --data)")
+    sub.add_argument("--cache", metavar="DIR", help="with a teacher: where what it says about the data is kept")
 
 
 def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
@@ -61,7 +76,8 @@ def _train(given: argparse.Namespace) -> int:
 
     settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
     trainer = given.method(**settings)
-    trainer.fit(read(given.data, split=given.split), student=given.student, out=given.out)
+    teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
+    trainer.fit(read(given.data, split=given.split), student=given.student, out=given.out, **teaching)
     print(f"student: {given.out}")
     return 0
 

@@ -69,6 +69,8 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
+# (a step's units, its number) -> the units that it is taken on.
+Begin = Callable[[Sequence[Unit], int], Sequence[Unit]]
 
 
 def rate(how: Settings, step: int, steps: int) -> float:
@@ -84,10 +86,17 @@ class Training(Generic[Unit]):
     """Weights, optimiser and random state after `step` steps, and how to take the next one."""
 
     def __init__(
-        self, how: Settings, student: Student, units: Sequence[Unit], objective: Objective[Unit], folder: Folder
+        self,
+        how: Settings,
+        student: Student,
+        units: Sequence[Unit],
+        objective: Objective[Unit],
+        folder: Folder,
+        begin: Begin[Unit] | None = None,
     ) -> None:
         import torch
 
+        self.begin = begin
         self.how, self.student, self.units, self.objective, self.folder = how, student, units, objective, folder
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
         self.steps = self.per_epoch * how.epochs
@@ -141,7 +150,7 @@ class Training(Generic[Unit]):
         import torch
 
         began, step = perf_counter(), self.step + 1
-        units = self._next_units()
+        units = self._next_units() if self.begin is None else self.begin(self._next_units(), step)
         loss, more = self._gradients(units)
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.how.clip or math.inf))
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -193,8 +202,10 @@ def train(
     objective: Objective[Unit],
     folder: Folder,
     on_step: OnStep | None,
+    begin: Begin[Unit] | None = None,
 ) -> None:
-    """Train on units (packed rows, pairs) and leave a finished model in the folder.
+    """Train on units (packed rows, pairs) and leave a finished model in the folder. `begin` may change a step's units
+    before it is taken.
 
     Interrupted, it leaves a checkpoint of the last whole step; called again, it goes on from there.
     """
@@ -202,7 +213,7 @@ def train(
 
     folder.tell("running")
     with torch.random.fork_rng(devices=[student.device] if student.device.startswith("cuda") else []):
-        training = Training(how, student, units, objective, folder)
+        training = Training(how, student, units, objective, folder, begin)
         training.resume()
         _advise(training)
         try:

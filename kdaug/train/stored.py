@@ -12,7 +12,7 @@ import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from kdaug.journal import Journal
 from kdaug.logprobs import Place
 from kdaug.record import Record, spoken
 from kdaug.train.batching import IGNORE, Document
+from kdaug.train.lesson import Lesson, View
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,19 +35,17 @@ REWRITTEN = "the answer is not the reply"
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """The teacher's view of the first `tokens` trained tokens of a document, and where it is stored."""
+class Tops:
+    """What is stored of N trained tokens: `known` [N], whether it is; of the M known ones the likeliest tokens `ids`
+    [M, k], their `logprobs` [M, k], and the mass `residual` [M] of all others."""
 
-    place: Place
-    tokens: int
+    known: Tensor
+    ids: Tensor
+    logprobs: Tensor
+    residual: Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Taught:
-    """A document with the stored view of it; None where there is none."""
-
-    document: Document
-    view: View | None
+    def to(self, device: str) -> Tops:
+        return Tops(*(t.to(device) for t in (self.known, self.ids, self.logprobs, self.residual)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,8 @@ class Stored:
     def __init__(self, run: Path, chat: Chat) -> None:
         if not (run / "journal.sqlite").is_file() or not (run / "logprobs").is_dir():
             raise ConfigError(
-                f"{run} keeps no log-probabilities: make them with `kdaug run … --logprobs 20`, or name a --teacher "
-                "that computes them while the student is trained"
+                f"{run} keeps no log-probabilities of its teacher: have them kept with `kdaug run … --logprobs 20`, or "
+                "name a --teacher that is asked while the student is trained"
             )
         try:
             self._journal = Journal.read_only(run)
@@ -87,23 +86,22 @@ class Stored:
             raise ConfigError(str(e)) from e
         self.run, self._chat = run, chat
 
-    def teach(self, records: Iterable[Record], documents: Sequence[Document]) -> tuple[list[Taught], Coverage]:
-        """Every document with its view, and how many have one. Raises ConfigError where none has, or where the ids are
+    def teach(self, records: Iterable[Record], lessons: Sequence[Lesson]) -> tuple[list[Lesson], Coverage]:
+        """Every lesson with its view, and how many have one. Raises ConfigError where none has, or where the ids are
         those of another vocabulary than the student's."""
-        taught: list[Taught] = []
+        taught: list[Lesson] = []
         without: Counter[str] = Counter()
         guided, top_k = 0, 0
-        for record, document in zip(records, documents, strict=True):
-            found = self._view(record, document)
+        for record, lesson in zip(records, lessons, strict=True):
+            found = self._view(record, lesson.document)
             if isinstance(found, str):
                 without[found] += 1
-                taught.append(Taught(document, None))
+                taught.append(lesson)
                 continue
-            lesson, same = found
-            taught.append(lesson)
+            document, view, same = found
+            taught.append(replace(lesson, document=document, view=view))
             guided += not same
-            if lesson.view is not None:
-                top_k = min(top_k or lesson.view.place.top_k, lesson.view.place.top_k)
+            top_k = min(top_k or view.place.top_k, view.place.top_k)
         views = [t.view for t in taught if t.view is not None]
         covered = sum(view.tokens for view in views)
         trained = sum(t.document.trained for t in taught)
@@ -114,26 +112,25 @@ class Stored:
         _log.info("%s", told)
         return taught, told
 
-    def tops(self, taught: Sequence[Taught], top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some documents' N trained tokens, in order, the M that have a view: `known` [N], and of these the
-        likeliest tokens `ids` [M, top_k] with their `logprobs` [M, top_k]."""
+    def tops(self, lessons: Sequence[Lesson], top_k: int) -> Tops:
+        """What is stored of the trained tokens of some documents, in their order."""
         import torch
 
-        known = torch.zeros(sum(t.document.trained for t in taught), dtype=torch.bool)
-        ids: list[Tensor] = [torch.empty((0, top_k), dtype=torch.long)]
-        logprobs: list[Tensor] = [torch.empty((0, top_k))]
-        at = 0
-        for one in taught:
-            if one.view is not None:
-                view, n = self._journal.logprobs.read(one.view.place), one.view.tokens
+        known = torch.zeros(sum(lesson.document.trained for lesson in lessons), dtype=torch.bool)
+        ids, logprobs, residual, at = [torch.empty(0, top_k).long()], [torch.empty(0, top_k)], [torch.empty(0)], 0
+        for lesson in lessons:
+            if lesson.view is not None:
+                view, n = self._journal.logprobs.read(lesson.view.place), lesson.view.tokens
                 ids.append(torch.from_numpy(view.top_ids[:n, :top_k]))
                 logprobs.append(torch.from_numpy(view.top_logprobs[:n, :top_k]))
+                more = torch.from_numpy(view.top_logprobs[:n, top_k:]).exp().sum(-1)
+                residual.append(torch.from_numpy(view.residual[:n].copy()) + more)
                 known[at : at + n] = True
-            at += one.document.trained
-        return known, torch.cat(ids), torch.cat(logprobs)
+            at += lesson.document.trained
+        return Tops(known, torch.cat(ids), torch.cat(logprobs), torch.cat(residual))
 
-    def _view(self, record: Record, document: Document) -> tuple[Taught, bool] | str:
-        """The document with its view, and whether the teacher saw the same context; or why there is none."""
+    def _view(self, record: Record, document: Document) -> tuple[Document, View, bool] | str:
+        """The document, its view, and whether the teacher saw the same context; or why there is none."""
         answer = record.completion or ()
         why = NO_REPLY if len(answer) == 1 else REWRITTEN
         for key in reversed(record.replies if len(answer) == 1 else ()):
@@ -149,7 +146,7 @@ class Stored:
                 document = self._worded(document, record, stored.token_ids.tolist(), text)
             if tokens := _alike(_answer(document), stored.token_ids.tolist()):
                 same = document.ids[: _start(document)].tolist() == stored.context_ids.tolist()
-                return Taught(document, View(place, tokens)), same
+                return document, View(place, tokens), same
             why = REWRITTEN
         return why
 

@@ -179,17 +179,36 @@ def digest(folder: Path) -> str:
 FREE = ("device", "save_every")
 
 
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """A white-box teacher: the name by which its terms are known, and its folder."""
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def by(cls, model: str | Path) -> Teaching:
+        """Raises ConfigError where there is no such model."""
+        from kdaug.models import locate_model
+
+        return cls(f"local:{locate_model(str(model)).name}", locate(model))
+
+
 class Folder:
     """A student's folder while it is trained. `facts` make this training this one and no other; `about` is for people.
 
     Raises ConfigError where the folder holds another training, or a model of other making.
     """
 
-    def __init__(self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded) -> None:
+    def __init__(
+        self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded, teacher: Teaching | None = None
+    ) -> None:
         self.path = path
         self.checkpoint = path / "checkpoint.pt"
         settings = {name: value for name, value in asdict(how).items() if name not in FREE}
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
+        if teacher is not None:
+            self.facts["teacher"] = digest(teacher.folder)
         self.about: dict[str, Any] = {
             "student": str(name),
             "data": data.origin,
@@ -198,7 +217,7 @@ class Folder:
             "trained_tokens": data.trained,
             "truncated": list(data.truncated),
             "dropped": list(data.dropped),
-            "teachers": list(data.teachers),
+            "teachers": list(dict.fromkeys([*data.teachers, *([teacher.name] if teacher is not None else [])])),
         }
         before = self._before()
         self.finished = before.get("status") == "finished"

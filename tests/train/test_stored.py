@@ -18,8 +18,9 @@ from kdaug.record import Record, assistant, user
 from kdaug.teacher import Completion, Request, TokenLogprobs
 from kdaug.teachers.fake import Fake
 from kdaug.train.batching import encode
+from kdaug.train.lesson import Lesson, lessons_of
 from kdaug.train.sft import SFT
-from kdaug.train.stored import ASKED_OTHERWISE, NO_REPLY, REWRITTEN, Coverage, Stored, Taught
+from kdaug.train.stored import ASKED_OTHERWISE, NO_REPLY, REWRITTEN, Coverage, Stored
 
 THINGS = ("sea", "moon", "tea", "rain", "chess", "bread")
 TOP = 20
@@ -52,9 +53,9 @@ def run(tutor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return answered(tutor, tmp_path_factory.mktemp("runs") / "plain")
 
 
-def teach(run: Path, records: list[Record], chat: Chat) -> tuple[list[Taught], Coverage]:
-    documents = [document for (document,) in encode(records, "completion", chat, 128).documents]
-    return Stored(run, chat).teach(records, documents)
+def teach(run: Path, records: list[Record], chat: Chat) -> tuple[list[Lesson], Coverage]:
+    lessons, kept, _ = lessons_of(records, chat, 128)
+    return Stored(run, chat).teach(kept, lessons)
 
 
 def test_every_trained_token_of_a_verbatim_answer_has_its_view(run: Path, tutor: Path) -> None:
@@ -70,16 +71,21 @@ def test_the_view_is_what_the_teacher_itself_gives_these_tokens(run: Path, tutor
 
     chat, records = Chat.load(tutor), list(kd.Dataset(run))[:3]
     taught, _ = teach(run, records, chat)
-    known, ids, logprobs = Stored(run, chat).tops(taught, TOP)
-    assert known.all() and ids.shape == logprobs.shape == (len(known), TOP)
+    tops = Stored(run, chat).tops(taught, TOP)
+    assert tops.known.all() and tops.ids.shape == tops.logprobs.shape == (len(tops.known), TOP)
     model = AutoModelForCausalLM.from_pretrained(tutor)
     rows = []
     for t in taught:
         with torch.no_grad():
             logits = model(torch.tensor([t.document.ids.tolist()])).logits[0].log_softmax(-1)
         rows.append(logits[-t.document.trained - 1 : -1])
-    torch.testing.assert_close(torch.cat(rows).gather(1, ids), logprobs, atol=5e-3, rtol=5e-3)  # kept as float16
-    assert (logprobs[:, :-1] >= logprobs[:, 1:]).all()
+    full = torch.cat(rows)
+    torch.testing.assert_close(full.gather(1, tops.ids), tops.logprobs, atol=5e-3, rtol=5e-3)  # kept as float16
+    assert (tops.logprobs[:, :-1] >= tops.logprobs[:, 1:]).all()
+    few = Stored(run, chat).tops(taught, 3)
+    assert torch.equal(few.ids, tops.ids[:, :3])
+    rest = 1 - full.exp().gather(1, few.ids).sum(-1)
+    torch.testing.assert_close(few.residual, rest, atol=2e-3, rtol=1e-2)
 
 
 def test_only_what_the_teacher_said_itself_has_a_view(run: Path, tutor: Path) -> None:
@@ -93,8 +99,8 @@ def test_only_what_the_teacher_said_itself_has_a_view(run: Path, tutor: Path) ->
     assert [t.view is None for t in taught[:4]] == [True, False, True, True]
     assert taught[1].view is not None and taught[1].view.tokens < taught[1].document.trained
     assert dict(coverage.without) == {REWRITTEN: 1, ASKED_OTHERWISE: 1, NO_REPLY: 1}
-    known, ids, _ = Stored(run, chat).tops(taught[:4], TOP)
-    assert int(known.sum()) == taught[1].view.tokens == len(ids)
+    tops = Stored(run, chat).tops(taught[:4], TOP)
+    assert int(tops.known.sum()) == taught[1].view.tokens == len(tops.ids) == len(tops.residual)
     assert f"{coverage.taught} of {coverage.records} records" in str(coverage)
 
 
