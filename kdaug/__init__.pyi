@@ -71,6 +71,7 @@ from kdaug.teachers.retry import Retry as Retry
 from kdaug.teachers.route import Route as Route
 from kdaug.teachers.serve import Serve as Serve
 from kdaug.teachers.vllm import VLLM as VLLM
+from kdaug.train.distill import Distill as Distill
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO
 from kdaug.train.prune import prune as prune

@@ -25,6 +25,7 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
+    from kdaug.train.distill import Distill
     from kdaug.train.preference import DPO
     from kdaug.train.settings import described
     from kdaug.train.sft import SFT
@@ -32,6 +33,11 @@ def add_train(commands: Any, with_options: bool) -> None:
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),
+        (
+            "distill",
+            Distill,
+            "Distillation by a --teacher, or by what a run has kept of it (run --logprobs).",
+        ),
         ("dpo", DPO, "Direct preference optimization on preference records."),
     ):
         sub = add(
@@ -49,8 +55,17 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
         sub.add_argument("--inspect", type=int, metavar="N", help="show N records as they would be trained, and stop")
+        if method is Distill:
+            _add_teaching(sub)
         for field, about in described(method).items():
             _add_setting(sub, field, about)
+
+
+def _add_teaching(sub: argparse.ArgumentParser) -> None:
+    """Where the teacher's view comes from."""
+    sub.add_argument("--teacher", metavar="MODEL", help="a model of the student's vocabulary, in memory beside it")
+    sub.add_argument("--run", metavar="DIR", help="without a teacher: the run that the records are of (that of --data)")
+    sub.add_argument("--cache", metavar="DIR", help="with a teacher: where what it says about the data is kept")
 
 
 def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
@@ -73,8 +88,9 @@ def _train(given: argparse.Namespace) -> int:
     if given.inspect:
         print(_inspected(trainer, data, given.student, given.inspect))
         return 0
+    teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
     with speaking():
-        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY))
+        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY), **teaching)
     if not trainer.dry_run:
         print(f"student: {given.out}")
     return 0

@@ -101,7 +101,7 @@ def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "
     truncated: list[str] = []
     dropped: list[str] = []
     teachers: dict[str, None] = {}
-    for block in _blocks(_of_kind(data, kind, split), 1000):
+    for block in _blocks(of_kind(data, kind, split), 1000):
         sides = [_documents(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
             sides.append(_documents(chat, block, [r.rejected or () for r in block], length))
@@ -228,7 +228,8 @@ def _document(ids: list[int], said: list[bool], length: int, record: str) -> _Cu
     return Document(array("i", kept), targets, record), len(ids) > length
 
 
-def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
+def of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
+    """The records of `data`, as `encode` takes them. Raises ConfigError for one of another kind."""
     for record in _records(data, kind, split):
         if not isinstance(record, Record):
             raise ConfigError(
