@@ -19,9 +19,8 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
-    from dataclasses import MISSING, fields
-
     from kdaug.train.preference import DPO
+    from kdaug.train.settings import described
     from kdaug.train.sft import SFT
 
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
@@ -43,14 +42,19 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
-        for option in fields(method):
-            flag, default = "--" + option.name.replace("_", "-"), option.default
-            if isinstance(default, bool):
-                sub.add_argument(flag, dest=f"field_{option.name}", action=argparse.BooleanOptionalAction)
-            elif default is not MISSING:
-                sub.add_argument(
-                    flag, dest=f"field_{option.name}", type=type(default), metavar="X", help=f"({default})"
-                )
+        for field, about in described(method).items():
+            _add_setting(sub, field, about)
+
+
+def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
+    """An option for a trainer's field, with its type and default; none for what no command line can hold."""
+    flag, default = "--" + field.replace("_", "-"), about["default"]
+    says = f"{about['says']} ({default})".replace("%", "%%")
+    if isinstance(default, bool):
+        sub.add_argument(flag, dest=f"field_{field}", action=argparse.BooleanOptionalAction, help=says)
+    elif isinstance(default, (int, float, str)):
+        metavar = "|".join(about["choices"]) or "X"
+        sub.add_argument(flag, dest=f"field_{field}", type=type(default), metavar=metavar, help=says)
 
 
 def _train(given: argparse.Namespace) -> int:

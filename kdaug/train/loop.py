@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import orjson
 
 import kdaug
-from kdaug.errors import ConfigError, TrainError
+from kdaug.errors import TrainError
 from kdaug.prompts import render
 from kdaug.terms import terms_of
+from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, replacing
 
 if TYPE_CHECKING:
@@ -39,33 +40,6 @@ Measured = TypeVar("Measured", contravariant=True)
 FEW_STEPS = 10
 # Adam's moments as in InstructGPT (arXiv 2203.02155, appendix C).
 BETAS = (0.9, 0.95)
-
-
-class Settings(Protocol):
-    """The hyper-parameters that the loop itself uses."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def lr(self) -> float: ...
-    @property
-    def batch(self) -> int: ...
-    @property
-    def accumulate(self) -> int: ...
-    @property
-    def warmup(self) -> float: ...
-    @property
-    def floor(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def clip(self) -> float: ...
-    @property
-    def gradient_checkpointing(self) -> bool: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def save_every(self) -> int: ...
 
 
 class Objective(Protocol[Measured]):
@@ -97,28 +71,6 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
-
-
-def check_settings(how: Any) -> None:
-    """Raises ConfigError for a hyper-parameter out of its range."""
-    ranges = {
-        "epochs": (1, math.inf),
-        "lr": (0, math.inf),
-        "batch": (1, math.inf),
-        "accumulate": (1, math.inf),
-        "warmup": (0, 1),
-        "floor": (0, 1),
-        "weight_decay": (0, math.inf),
-        "clip": (0, math.inf),
-        "save_every": (1, math.inf),
-        "beta": (0, math.inf),
-        "label_smoothing": (0, 0.5),
-    }
-    for f in fields(how):
-        low, high = ranges.get(f.name, (-math.inf, math.inf))
-        value = getattr(how, f.name)
-        if f.name in ranges and not low <= value <= high:
-            raise ConfigError(f"{type(how).__name__}({f.name}={value}): must lie between {low} and {high}")
 
 
 def rate(how: Settings, step: int, steps: int) -> float:

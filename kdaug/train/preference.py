@@ -13,8 +13,9 @@ import orjson
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.train.batching import Document, Encoded, encode
-from kdaug.train.loop import OnStep, check_settings, train
+from kdaug.train.loop import OnStep, train
 from kdaug.train.losses import dpo, dpo_margin
+from kdaug.train.settings import Settings, setting
 from kdaug.train.student import Folder, Student, load, locate, replacing
 
 if TYPE_CHECKING:
@@ -23,30 +24,19 @@ if TYPE_CHECKING:
 REFERENCE = "reference.json"
 
 
-@dataclass(frozen=True)
-class DPO:
+@dataclass(frozen=True, kw_only=True)
+class DPO(Settings):
     """Train a student on pairs; the reference is the student as it was, its log-probabilities computed once.
 
-    `beta` says how dearly the student pays for leaving the reference. A step is `batch * accumulate` pairs, `batch` of
-    them in a forward pass, packed into rows of `length` tokens. The other fields are those of SFT.
+    A unit is a pair; those of a forward pass are packed into rows of `length` tokens.
     """
 
-    beta: float = 0.1  # paper, appendix B
-    label_smoothing: float = 0.0
+    beta: float = setting(0.1, "how dearly the student pays for leaving the reference", 0)  # paper, appendix B
+    label_smoothing: float = setting(0.0, "how likely a pair is taken to be the wrong way round", 0, 0.5)
     epochs: int = 1
     lr: float = 5e-7  # Zephyr, DEITA
-    length: int = 2048
     batch: int = 2
     accumulate: int = 16  # 32 pairs a step: Zephyr
-    warmup: float = 0.1  # Zephyr
-    floor: float = 0.1
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    save_every: int = 100
-    device: str = "auto"
-    dtype: str = "auto"
 
     def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
         """Train `student` (a name or a folder) on preference records and return `out`, the folder of the new model.
@@ -54,7 +44,6 @@ class DPO:
         Steps report `margin` (h, in nats), `accuracy` (pairs with h over 0) and the implicit rewards `chosen` and
         `rejected`. Resuming and errors are as in `SFT.fit`.
         """
-        check_settings(self)
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
         encoded = encode(data, "preference", chat, self.length)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.train.batching import Document, collate, encode
-from kdaug.train.loop import OnStep, check_settings, train
+from kdaug.train.loop import OnStep, train
+from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, load, locate
 
 if TYPE_CHECKING:
@@ -22,30 +23,12 @@ if TYPE_CHECKING:
 Row: TypeAlias = Sequence[Document]
 
 
-@dataclass(frozen=True)
-class SFT:
+@dataclass(frozen=True, kw_only=True)
+class SFT(Settings):
     """Train a student on completions: cross-entropy of the answers' tokens, averaged over all of a step.
 
-    A step is `batch * accumulate` rows of `length` tokens, each packed with whole documents; `batch` rows share a
-    forward pass. `lr` rises over the share `warmup` of the steps, then falls to the share `floor` of itself. `clip`
-    bounds the gradient's norm (0: not). `save_every`: steps between checkpoints. `device`: auto, cpu, cuda, cuda:1.
-    `dtype`: what it computes in, bfloat16 or float32 (auto: bfloat16 where that is fast); the weights are float32.
+    A unit is a row of `length` tokens, packed with whole documents.
     """
-
-    epochs: int = 3  # Alpaca
-    lr: float = 2e-5  # Alpaca 7B, WizardLM, Magpie
-    length: int = 2048  # WizardLM, Orca
-    batch: int = 1
-    accumulate: int = 8
-    warmup: float = 0.1
-    floor: float = 0.1
-    weight_decay: float = 0.0  # Alpaca
-    clip: float = 1.0
-    gradient_checkpointing: bool = False
-    seed: int = 0
-    save_every: int = 100
-    device: str = "auto"
-    dtype: str = "auto"
 
     def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
         """Train `student` (a name or a folder) on completion records and return `out`, the folder of the new model.
@@ -53,7 +36,6 @@ class SFT:
         Called again with the same settings and data it goes on where it was stopped. Raises ConfigError for wrong
         settings, data of another kind or a folder that holds something else, TrainError where training cannot work.
         """
-        check_settings(self)
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
         encoded = encode(data, "completion", chat, self.length)

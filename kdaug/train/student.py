@@ -20,14 +20,12 @@ from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
 from kdaug.train.batching import IGNORE, Batch, Document, Encoded, collate, pack
 from kdaug.train.losses import linear_logprobs, widen
+from kdaug.train.settings import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
-
-
-DTYPES = ("auto", "bfloat16", "float32")  # what a student computes in; auto: bfloat16 where that is fast
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +119,7 @@ def _download(repository: str) -> Path:
 
 
 def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
-    """The model, its weights in float32; it computes in `dtype` (see DTYPES).
+    """The model, its weights in float32; it computes in `dtype` (see Settings).
 
     Raises ConfigError for another dtype, TrainError for a model whose logits are not just those of a linear head.
     """
