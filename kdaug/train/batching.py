@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -132,16 +132,29 @@ def pack(sizes: Sequence[int], length: int) -> list[list[int]]:
 class Batch:
     """Rows of documents. `ids`, `positions`, `targets` [B, L]; `owner` [B, L] numbers the documents in order.
 
-    Positions restart in every document, the padding being one more: that is what keeps documents apart.
+    Positions restart in every document, the padding being one more: that is what keeps documents apart. `sizes` are
+    the documents' lengths, row by row.
     """
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
     owner: Tensor
+    sizes: tuple[tuple[int, ...], ...]
 
     def to(self, device: Any) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.ids, self.positions, self.targets, self.owner)))
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def in_one_row(self) -> Batch:
+        """All documents in their order, without padding: [1, N]."""
+        import torch
+
+        lengths = [sum(row) for row in self.sizes]
+        flat = self._each(lambda t: torch.cat([t[i, :n] for i, n in enumerate(lengths)])[None])
+        return replace(flat, sizes=(tuple(chain.from_iterable(self.sizes)),))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(change(self.ids), change(self.positions), change(self.targets), change(self.owner), self.sizes)
 
 
 def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
@@ -163,7 +176,7 @@ def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
             owner[r, span] = number
             at, number = at + len(document), number + 1
         positions[r, at:] = torch.arange(longest - at)
-    return Batch(ids, positions, targets, owner)
+    return Batch(ids, positions, targets, owner, tuple(tuple(map(len, row)) for row in rows))
 
 
 def _documents(chat: Chat, records: Sequence[Record], answers: Sequence[Messages], length: int) -> list[_Cut]:

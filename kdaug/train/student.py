@@ -18,6 +18,7 @@ import orjson
 from kdaug.chat import Chat
 from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
+from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Batch, Document, Encoded, collate, pack
 from kdaug.train.losses import linear_logprobs, widen
 from kdaug.train.settings import DTYPES
@@ -32,7 +33,8 @@ TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our hea
 class Student:
     """A causal language model that is trained or judged.
 
-    `half`: whether it computes in bfloat16 (its weights are float32). `packs`: whether documents can share a row.
+    `half`: whether it computes in bfloat16 (its weights are float32). `packs`: whether documents can share a row;
+    `by_document`: whether its attention takes them one by one, so that any number can, at no cost.
     """
 
     model: Any  # a transformers model, whose types are not followed
@@ -41,6 +43,7 @@ class Student:
     half: bool
     dtype: Any  # the type that its weights came in, and are saved in
     packs: bool = False
+    by_document: bool = False
 
     @property
     def head(self) -> Tensor:
@@ -60,9 +63,13 @@ class Student:
         No attention mask is given: then the model keeps apart documents whose positions restart, while a mask of ones
         would let them see each other. `packs` was tried out when the model was loaded.
         """
-        batch = batch.to(self.device)
+        batch = (batch.in_one_row() if self.by_document else batch).to(self.device)
         wanted = batch.targets != IGNORE
-        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        how: dict[str, Any] = {"use_cache": False}
+        if self.by_document:
+            # A mask of four dimensions is passed on as it is, and this attention looks at none.
+            how |= {"documents": batch.sizes[0], "attention_mask": batch.ids.new_empty(1, 1, 1, 1)}
+        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, **how)
         return states.last_hidden_state[wanted], batch.targets[wanted], batch.owner[wanted]
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -133,7 +140,24 @@ def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     student = Student(model, chat, device, half, own)
-    return replace(student, packs=_keeps_apart(student))
+    return _by_document(student) or replace(student, packs=_keeps_apart(student))
+
+
+def _by_document(student: Student) -> Student | None:
+    """With attention by document, where the model computes the same with it. On a CPU: a GPU's kernels want a whole
+    row at a time."""
+    before = student.model.config._attn_implementation
+    if student.device != "cpu":
+        return None
+    try:
+        attention.use(student.model)
+        tried = replace(student, packs=True, by_document=True)
+        if _keeps_apart(tried):
+            return tried
+    except NotImplementedError:
+        pass
+    student.model.set_attn_implementation(before)
+    return None
 
 
 def _keeps_apart(student: Student) -> bool:
