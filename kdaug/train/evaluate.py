@@ -12,7 +12,8 @@ from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
 from kdaug.train.batching import Batch, Document, collate, encode
-from kdaug.train.losses import CHUNK, forward_kl, widen
+from kdaug.train.divergences import forward_kl
+from kdaug.train.losses import CHUNK, widen
 from kdaug.train.student import Student, load, locate
 
 if TYPE_CHECKING:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from kdaug.errors import ConfigError
+from kdaug.train.divergences import Renormalise, Tail, top_k_kl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,25 +18,93 @@ CHUNK = 512
 def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
     """log softmax(hidden @ weight.T)[target] for each token [N], without ever holding the logits [N, V].
 
-    `hidden` [N, d], `weight` [V, d], `targets` [N]; minus the sum is the cross-entropy. A chunk's logits are forgotten
-    and computed again in the backward pass, but for the last one's, which is the first to be needed there.
+    `hidden` [N, d], `weight` [V, d], `targets` [N]; minus the sum is the cross-entropy.
     """
-    import torch
     from torch.nn import functional as F
-    from torch.utils.checkpoint import checkpoint
 
     def piece(h: Tensor, y: Tensor) -> Tensor:
         return -F.cross_entropy(widen(F.linear(h, weight)), y, reduction="none")
 
-    *others, last = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    parts = [checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in others]
-    return torch.cat([*parts, piece(*last)])
+    return _in_chunks(piece, chunk, hidden, targets)
 
 
-def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p‖q) of each row [N] of log-probabilities [N, V], in nats; 0·log 0 is 0."""
-    terms = (log_p.exp() * (log_p - log_q)).masked_fill(log_p == -float("inf"), 0.0)
-    return terms.sum(-1)
+def linear_divergence(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    teacher_hidden: Tensor,
+    teacher_head: Tensor,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+    *,
+    vocabulary: int,
+    temperature: float = 1.0,
+    chunk: int = CHUNK,
+) -> Tensor:
+    """`divergence` between teacher and student for each token [N], without ever holding the logits [N, V].
+
+    `student_hidden` [N, d] and `student_head` [V, d], `teacher_hidden` [N, e] and `teacher_head` [V', e]: the first
+    `vocabulary` rows of the heads count, as heads may be padded. `divergence` is one of `divergences`, its parameters
+    bound. Both logits are divided by `temperature`; the result is not multiplied by its square. Only the student has a
+    gradient. Raises ConfigError where a head has fewer rows than `vocabulary`.
+    """
+    import torch
+
+    student_head, teacher_head = _rows(student_head, vocabulary), _rows(teacher_head, vocabulary)
+
+    def piece(student: Tensor, teacher: Tensor) -> Tensor:
+        with torch.no_grad():
+            log_p = _log_softmax(teacher, teacher_head, temperature)
+        return divergence(log_p, _log_softmax(student, student_head, temperature))
+
+    return _in_chunks(piece, chunk, student_hidden, teacher_hidden)
+
+
+def linear_top_k_divergence(
+    student_hidden: Tensor,
+    student_head: Tensor,
+    top_ids: Tensor,
+    top_log_p: Tensor,
+    *,
+    vocabulary: int,
+    residual: Tensor | None = None,
+    tail: Tail = "bucket",
+    renormalise: Renormalise = "none",
+    chunk: int = CHUNK,
+) -> Tensor:
+    """`divergences.top_k_kl` for each token [N], without ever holding the logits [N, V].
+
+    `student_hidden` [N, d], `student_head` [V, d], of which the first `vocabulary` rows count; the teacher's stored
+    `top_ids` and `top_log_p` [N, k] and, where it was stored, the `residual` [N]. At temperature 1, as they were
+    stored: what the teacher's tail is at another cannot be known. Raises ConfigError as both of them do.
+    """
+    student_head = _rows(student_head, vocabulary)
+
+    def piece(student: Tensor, ids: Tensor, log_p: Tensor, *rest: Tensor) -> Tensor:
+        log_q = _log_softmax(student, student_head)
+        return top_k_kl(ids, widen(log_p), log_q, tail, renormalise, residual=widen(rest[0]) if rest else None)
+
+    return _in_chunks(piece, chunk, student_hidden, top_ids, top_log_p, *([] if residual is None else [residual]))
+
+
+def token_mean(values: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
+    """Σ m·ℓ / Σ m of `values` and `mask` [B, L]: every token weighs the same.
+
+    `total` is the tokens of the whole step, where this is a part of it. What is masked may hold anything, NaN too; no
+    token at all gives 0.
+    """
+    counted = mask.bool()
+    count = counted.sum() if total is None else counted.new_tensor(total, dtype=values.dtype)
+    return _masked(values, counted).sum() / count.clamp(min=1)
+
+
+def seq_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over rows of each row's mean over its tokens: every sequence weighs the same; an empty row gives 0."""
+    counted = mask.bool()
+    return (_masked(values, counted).sum(-1) / counted.sum(-1).clamp(min=1)).mean()
+
+
+def seq_sum(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean over rows of each row's sum over its tokens: long sequences weigh more; an empty row gives 0."""
+    return _masked(values, mask.bool()).sum(-1).mean()
 
 
 def dpo_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
@@ -57,3 +129,40 @@ def widen(tensor: Tensor) -> Tensor:
     import torch
 
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _masked(values: Tensor, mask: Tensor) -> Tensor:
+    import torch
+
+    return torch.where(mask, values, 0.0)  # a product would keep NaN
+
+
+def _rows(head: Tensor, vocabulary: int) -> Tensor:
+    """The first rows of a head; itself where that is all, for autocast keeps its copies of parameters only."""
+    if head.shape[0] < vocabulary:
+        raise ConfigError(
+            f"a head of {head.shape[0]} rows has no logits for a vocabulary of {vocabulary}: for two vocabularies use "
+            "a loss across vocabularies (uld, gold)"
+        )
+    return head if head.shape[0] == vocabulary else head[:vocabulary]
+
+
+def _log_softmax(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:
+    from torch.nn import functional as F
+
+    logits = widen(F.linear(hidden, head))
+    return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
+
+
+def _in_chunks(piece: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
+    """`piece` of `chunk` rows at a time, the results joined [N].
+
+    What a chunk computes is forgotten and computed again in the backward pass, but for the last one's, which is the
+    first to be needed there.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    *others, last = zip(*(r.split(chunk) for r in rows), strict=True)
+    parts = [checkpoint(piece, *each, use_reentrant=False, preserve_rng_state=False) for each in others]
+    return torch.cat([*parts, piece(*last)])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kdaug.train.losses import dpo, dpo_margin, forward_kl, linear_logprobs
+from kdaug.train.losses import dpo, dpo_margin, linear_logprobs
 
 
 def head(tokens: int, dtype: torch.dtype, *, width: int = 5, vocabulary: int = 7) -> tuple[torch.Tensor, ...]:
@@ -55,21 +55,6 @@ def test_logits_are_never_held_whole() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         linear_logprobs(hidden, weight, targets, 256)
     assert sum(saved) < 4096 * 512 / 4  # of the 16 chunks one is held, and its softmax
-
-
-# Reference figures: four logits each for teacher and student, worked to ten digits.
-TEACHER, STUDENT = torch.tensor([[2.0, 1, 0, -1]]).double(), torch.tensor([[0.5, 1.5, 0, -0.5]]).double()
-
-
-def test_forward_kl_by_hand() -> None:
-    kl = forward_kl(TEACHER.log_softmax(-1), STUDENT.log_softmax(-1))
-    assert kl.item() == pytest.approx(0.4372173705, abs=1e-9)
-
-
-def test_forward_kl_ignores_what_the_teacher_excludes() -> None:
-    masked = torch.tensor([[0.0, 0.0, -math.inf, -math.inf]])
-    kl = forward_kl(masked.log_softmax(-1), torch.zeros(1, 4).log_softmax(-1))
-    assert kl.item() == pytest.approx(math.log(2))
 
 
 def scores(*values: float) -> list[torch.Tensor]:
