@@ -25,7 +25,7 @@ def linear_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int 
     def piece(h: Tensor, y: Tensor) -> Tensor:
         return -F.cross_entropy(widen(F.linear(h, weight)), y, reduction="none")
 
-    return _in_chunks(piece, chunk, hidden, targets)
+    return in_chunks(piece, chunk, hidden, targets)
 
 
 def linear_divergence(
@@ -36,26 +36,29 @@ def linear_divergence(
     divergence: Callable[[Tensor, Tensor], Tensor],
     *,
     vocabulary: int,
+    teacher_vocabulary: int | None = None,
     temperature: float = 1.0,
     chunk: int = CHUNK,
 ) -> Tensor:
     """`divergence` between teacher and student for each token [N], without ever holding the logits [N, V].
 
     `student_hidden` [N, d] and `student_head` [V, d], `teacher_hidden` [N, e] and `teacher_head` [V', e]: the first
-    `vocabulary` rows of the heads count, as heads may be padded. `divergence` is one of `divergences`, its parameters
-    bound. Both logits are divided by `temperature`; the result is not multiplied by its square. Only the student has a
-    gradient. Raises ConfigError where a head has fewer rows than `vocabulary`.
+    `vocabulary` rows of the heads count, as heads may be padded; of the teacher's `teacher_vocabulary`, where it has
+    its own (`cross_vocabulary.uld`). `divergence` is one of `divergences`, its parameters bound. Both logits are
+    divided by `temperature`; the result is not multiplied by its square. Only the student has a gradient. Raises
+    ConfigError where a head has fewer rows than `vocabulary`.
     """
     import torch
 
-    student_head, teacher_head = _rows(student_head, vocabulary), _rows(teacher_head, vocabulary)
+    student_head = first_rows(student_head, vocabulary)
+    teacher_head = first_rows(teacher_head, teacher_vocabulary or vocabulary)
 
     def piece(student: Tensor, teacher: Tensor) -> Tensor:
         with torch.no_grad():
-            log_p = _log_softmax(teacher, teacher_head, temperature)
-        return divergence(log_p, _log_softmax(student, student_head, temperature))
+            log_p = linear_log_softmax(teacher, teacher_head, temperature)
+        return divergence(log_p, linear_log_softmax(student, student_head, temperature))
 
-    return _in_chunks(piece, chunk, student_hidden, teacher_hidden)
+    return in_chunks(piece, chunk, student_hidden, teacher_hidden)
 
 
 def linear_top_k_divergence(
@@ -76,13 +79,13 @@ def linear_top_k_divergence(
     `top_ids` and `top_log_p` [N, k] and, where it was stored, the `residual` [N]. At temperature 1, as they were
     stored: what the teacher's tail is at another cannot be known. Raises ConfigError as both of them do.
     """
-    student_head = _rows(student_head, vocabulary)
+    student_head = first_rows(student_head, vocabulary)
 
     def piece(student: Tensor, ids: Tensor, log_p: Tensor, *rest: Tensor) -> Tensor:
-        log_q = _log_softmax(student, student_head)
+        log_q = linear_log_softmax(student, student_head)
         return top_k_kl(ids, widen(log_p), log_q, tail, renormalise, residual=widen(rest[0]) if rest else None)
 
-    return _in_chunks(piece, chunk, student_hidden, top_ids, top_log_p, *([] if residual is None else [residual]))
+    return in_chunks(piece, chunk, student_hidden, top_ids, top_log_p, *([] if residual is None else [residual]))
 
 
 def token_mean(values: Tensor, mask: Tensor, total: float | Tensor | None = None) -> Tensor:
@@ -137,7 +140,7 @@ def _masked(values: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, values, 0.0)  # a product would keep NaN
 
 
-def _rows(head: Tensor, vocabulary: int) -> Tensor:
+def first_rows(head: Tensor, vocabulary: int) -> Tensor:
     """The first rows of a head; itself where that is all, for autocast keeps its copies of parameters only."""
     if head.shape[0] < vocabulary:
         raise ConfigError(
@@ -147,14 +150,15 @@ def _rows(head: Tensor, vocabulary: int) -> Tensor:
     return head if head.shape[0] == vocabulary else head[:vocabulary]
 
 
-def _log_softmax(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:
+def linear_log_softmax(hidden: Tensor, head: Tensor, temperature: float = 1.0) -> Tensor:
+    """log softmax(hidden @ head.T / T) [N, V], in float32 or wider."""
     from torch.nn import functional as F
 
     logits = widen(F.linear(hidden, head))
     return (logits if temperature == 1.0 else logits / temperature).log_softmax(-1)
 
 
-def _in_chunks(piece: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
+def in_chunks(piece: Callable[..., Tensor], chunk: int, *rows: Tensor) -> Tensor:
     """`piece` of `chunk` rows at a time, the results joined [N].
 
     What a chunk computes is forgotten and computed again in the backward pass, but for the last one's, which is the
