@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder
 
@@ -19,14 +19,21 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
-    from kdaug.train.preference import DPO
+    from kdaug.train.preference import Preference
+    from kdaug.train.reward import RewardModel
     from kdaug.train.settings import described
     from kdaug.train.sft import SFT
 
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),
-        ("dpo", DPO, "Direct preference optimization on preference records."),
+        (
+            "preference",
+            Preference,
+            "DPO and its family on pairs, KTO on labelled answers, RRHF and PRO on ranked lists.",
+        ),
+        ("dpo", Preference, "The same: direct preference optimization is its default."),
+        ("reward", RewardModel, "A reward model on preference records, which the gate `reward` takes."),
     ):
         sub = add(
             methods,
@@ -42,19 +49,21 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
+        hints = get_type_hints(method)
         for field, about in described(method).items():
-            _add_setting(sub, field, about)
+            kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
+            _add_setting(sub, field, about, kind)
 
 
-def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
+def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any], kind: type | None) -> None:
     """An option for a trainer's field, with its type and default; none for what no command line can hold."""
     flag, default = "--" + field.replace("_", "-"), about["default"]
-    says = f"{about['says']} ({default})".replace("%", "%%")
-    if isinstance(default, bool):
+    says = (about["says"] if default in (None, "") else f"{about['says']} ({default})").replace("%", "%%")
+    if kind is bool:
         sub.add_argument(flag, dest=f"field_{field}", action=argparse.BooleanOptionalAction, help=says)
-    elif isinstance(default, (int, float, str)):
-        metavar = "|".join(about["choices"]) or "X"
-        sub.add_argument(flag, dest=f"field_{field}", type=type(default), metavar=metavar, help=says)
+    elif kind is not None:
+        metavar = "|".join(about["choices"]) if len(about["choices"]) < 5 else "NAME"
+        sub.add_argument(flag, dest=f"field_{field}", type=kind, metavar=metavar or "X", help=says)
 
 
 def _train(given: argparse.Namespace) -> int:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = -100  # the target of a position that is not trained: torch's own convention
-Trainable: TypeAlias = Literal["completion", "preference"]
+Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
     "preference": "pairs are for DPO; for SFT on the better answer use record.child(by=…, rejected=None)",
-    "unpaired": "answers labelled good or bad: keep the good ones as record.child(by=…, label=None)",
-    "completion": "single answers are for SFT; DPO needs a rejected one as well",
+    "unpaired": "answers labelled good or bad are for KTO; for SFT keep good ones as record.child(by=…, label=None)",
+    "completion": "single answers are for SFT, or for rrhf and pro if scored; DPO needs a rejected one as well",
 }
 
 
@@ -49,6 +49,8 @@ class Document:
 
 
 _Cut: TypeAlias = tuple[Document, bool]
+# Of records, an answer each and a length: the documents, and whether each was cut to it.
+Documents: TypeAlias = Callable[[Chat, Sequence[Record], Sequence[Messages], int], list[_Cut]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,7 @@ class Encoded:
     """Records as documents: one a record, or two (chosen, rejected) for a preference.
 
     `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
+    `beside`: of each record what was asked for besides its tokens.
     """
 
     records: tuple[str, ...]
@@ -63,6 +66,7 @@ class Encoded:
     truncated: tuple[str, ...]
     dropped: tuple[str, ...]
     teachers: tuple[str, ...]
+    beside: tuple[Any, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -77,24 +81,35 @@ class Encoded:
         return hashlib.blake2b("\n".join(self.records).encode(), digest_size=8).hexdigest()
 
 
-def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "train") -> Encoded:
+def encode(
+    data: Any,
+    kind: Trainable,
+    chat: Chat,
+    length: int,
+    split: Split = "train",
+    *,
+    documents: Documents | None = None,
+    beside: Callable[[Record], Any] = lambda record: None,
+) -> Encoded:
     """The one way from records to documents, for training and for evaluation.
 
     `data`: records, something with `.records()`, or a Dataset, of which the split's records of this kind are taken. A
-    document is cut to `length` tokens. Raises ConfigError for records of another kind or none at all, and TrainError
-    when nothing or everything of them would be trained.
+    document is cut to `length` tokens. `documents`: how they are made of records, if not as here; `beside`: what else
+    to keep of a record. Raises ConfigError for records of another kind or none at all, and TrainError when nothing or
+    everything of them would be trained.
     """
     if length < 2:
         raise ConfigError(f"length must be at least 2 tokens, not {length}")
     records: list[str] = []
-    documents: list[tuple[Document, ...]] = []
+    make, made = documents or _documents, list[tuple[Document, ...]]()
     truncated: list[str] = []
     dropped: list[str] = []
     teachers: dict[str, None] = {}
+    kept: list[Any] = []
     for block in _blocks(_of_kind(data, kind, split), 1000):
-        sides = [_documents(chat, block, [r.completion or () for r in block], length)]
+        sides = [make(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
-            sides.append(_documents(chat, block, [r.rejected or () for r in block], length))
+            sides.append(make(chat, block, [r.rejected or () for r in block], length))
         for record, *answers in zip(block, *sides, strict=True):
             if any(cut for _, cut in answers):
                 truncated.append(record.id)
@@ -102,9 +117,10 @@ def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "
                 dropped.append(record.id)
                 continue
             records.append(record.id)
-            documents.append(tuple(document for document, _ in answers))
+            made.append(tuple(document for document, _ in answers))
+            kept.append(beside(record))
             teachers.update(dict.fromkeys(record.teachers))
-    encoded = Encoded(tuple(records), documents, tuple(truncated), tuple(dropped), tuple(teachers))
+    encoded = Encoded(tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers), tuple(kept))
     _check_trained(encoded, length)
     return encoded
 

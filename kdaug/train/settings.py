@@ -61,6 +61,8 @@ def check_settings(how: Any) -> None:
     """Raises ConfigError for a hyper-parameter out of its range."""
     for name, about in described(type(how)).items():
         value, called = getattr(how, name), f"{type(how).__name__}({name}={getattr(how, name)!r})"
+        if value is None:
+            continue
         if about["choices"] and value not in about["choices"]:
             raise ConfigError(f"{called}: give one of {', '.join(about['choices'])}")
         if isinstance(value, (int, float)) and not about["low"] <= value <= about["high"]:

@@ -125,18 +125,26 @@ def _download(repository: str) -> Path:
         raise ConfigError(f"no folder {repository!r} here, and it cannot be had from the Hub: {shorten(str(e))}") from e
 
 
+def precision_of(folder: Path, device: str, dtype: str) -> tuple[bool, Any]:
+    """Whether to compute in bfloat16, and the type that the model's weights came in. Raises ConfigError."""
+    import torch
+    from transformers import AutoConfig
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
+    half = dtype == "bfloat16" or (dtype == "auto" and computes_in_half(device))
+    return half, AutoConfig.from_pretrained(folder).dtype or torch.float32
+
+
 def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     """The model, its weights in float32; it computes in `dtype` (see Settings).
 
     Raises ConfigError for another dtype, TrainError for a model whose logits are not just those of a linear head.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
-    half = dtype == "bfloat16" or (dtype == "auto" and computes_in_half(device))
-    own = AutoConfig.from_pretrained(folder).dtype or torch.float32
+    half, own = precision_of(folder, device, dtype)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     student = Student(model, chat, device, half, own)
