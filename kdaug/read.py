@@ -59,7 +59,7 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
         notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
     if unread:
         notes.append(f"fields not read: {', '.join(unread)}")
-    return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes))
+    return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes), split)
 
 
 def stream(

@@ -13,7 +13,8 @@ from kdaug.record import Record
 
 @dataclass(frozen=True)
 class Seeds(Sequence[Record]):
-    """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out.
+    """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out;
+    `split`: of a `source` that has several.
 
     They are held as JSON and made when they are looked at, which a run of a million prompts has the memory for.
     """
@@ -23,6 +24,7 @@ class Seeds(Sequence[Record]):
     shape: str
     source: str
     notes: tuple[str, ...] = ()
+    split: str = "train"
 
     def __len__(self) -> int:
         return len(self.packed)

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from kdaug import __version__
 from kdaug.cli.command import Command, say
 from kdaug.cli.curating import add_curate, add_mix
+from kdaug.cli.evaluating import add_eval
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_report, add_show
 from kdaug.cli.judging import add_judge_check
 from kdaug.cli.running import add_check, add_estimate, add_run
-from kdaug.cli.student import add_eval, add_prune, add_train
+from kdaug.cli.student import add_prune, add_train
 from kdaug.errors import KdaugError
 
 

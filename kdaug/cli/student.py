@@ -1,9 +1,8 @@
-"""`kdaug train`, `prune` and `eval`: what is done with a student."""
+"""`kdaug train` and `prune`: what makes a student."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder
@@ -67,22 +66,13 @@ def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]
 
 
 def _train(given: argparse.Namespace) -> int:
-    settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
-    trainer = given.method(**settings)
-    trainer.fit(_records(given.data, given.split), student=given.student, out=given.out)
-    print(f"student: {given.out}")
-    return 0
-
-
-def _records(path: str, split: Any) -> Any:
-    """The records of one split of a dataset, or all of a file."""
-    from kdaug.dataset import Dataset, is_dataset
     from kdaug.read import read
 
-    folder = Path(path)
-    if is_dataset(folder) or is_dataset(folder / "dataset"):
-        return list(Dataset(folder).records(split=split))
-    return read(path, split=split)
+    settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
+    trainer = given.method(**settings)
+    trainer.fit(read(given.data, split=given.split), student=given.student, out=given.out)
+    print(f"student: {given.out}")
+    return 0
 
 
 def add_prune(commands: Any) -> None:
@@ -102,37 +92,4 @@ def _prune(given: argparse.Namespace) -> int:
     from kdaug.train.prune import prune
 
     print(f"student: {prune(given.model, given.layers, given.out)}")
-    return 0
-
-
-def add_eval(commands: Any) -> None:
-    sub = add(
-        commands,
-        "eval",
-        _eval,
-        "Measure a model on held-out data: NLL per token, and KL and agreement with a white-box teacher.",
-        "kdaug eval models/alpaca --data runs/alpaca --teacher Qwen/Qwen3-32B",
-    )
-    sub.add_argument("model", help="a folder, a Hub id, or smollm2")
-    sub.add_argument("--data", required=True, metavar="PATH", help="a run, a dataset, or any file that seeds may be")
-    sub.add_argument("--split", default="test", help="the split to measure on (test)")
-    sub.add_argument("--teacher", metavar="MODEL", help="a white-box teacher that shares the vocabulary")
-    sub.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _eval(given: argparse.Namespace) -> int:
-    import dataclasses
-    import json
-
-    from kdaug.train.evaluate import evaluate
-
-    found = evaluate(given.model, _records(given.data, given.split), teacher=given.teacher)
-    if given.json:
-        print(json.dumps(dataclasses.asdict(found)))
-        return 0
-    for name, value in dataclasses.asdict(found).items():
-        if isinstance(value, float):
-            print(f"{name:>10}  {value:.4f}")
-        elif value:
-            print(f"{name:>10}  {len(value) if isinstance(value, tuple) else value}")
     return 0

@@ -18,6 +18,7 @@ from kdaug.chat import Chat, Spoken
 from kdaug.dataset import Dataset, Split
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
+from kdaug.seeds import Seeds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +59,7 @@ class Encoded:
     """Records as documents: one a record, or two (chosen, rejected) for a preference.
 
     `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
+    `source`: the file, folder or Hub id that they were read from, and its `split`; empty where they were handed in.
     `beside`: of each record what was asked for besides its tokens.
     """
 
@@ -66,6 +68,8 @@ class Encoded:
     truncated: tuple[str, ...]
     dropped: tuple[str, ...]
     teachers: tuple[str, ...]
+    source: str = ""
+    split: str = ""
     beside: tuple[Any, ...] = ()
 
     @property
@@ -105,7 +109,7 @@ def encode(
     truncated: list[str] = []
     dropped: list[str] = []
     teachers: dict[str, None] = {}
-    kept: list[Any] = []
+    besides: list[Any] = []
     for block in _blocks(_of_kind(data, kind, split), 1000):
         sides = [make(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
@@ -118,9 +122,10 @@ def encode(
                 continue
             records.append(record.id)
             made.append(tuple(document for document, _ in answers))
-            kept.append(beside(record))
+            besides.append(beside(record))
             teachers.update(dict.fromkeys(record.teachers))
-    encoded = Encoded(tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers), tuple(kept))
+    kept = (tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers))
+    encoded = Encoded(*kept, *_origin(data, split), tuple(besides))
     _check_trained(encoded, length)
     return encoded
 
@@ -212,6 +217,13 @@ def _document(ids: list[int], said: list[bool], length: int) -> _Cut:
     kept = ids[:length]
     follows = [t if mine else IGNORE for t, mine in zip(kept, said, strict=False)]
     return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
+
+
+def _origin(data: Any, split: Split) -> tuple[str, str]:
+    """Where records were read from, as a Dataset and what `kdaug.read` gives know it."""
+    if isinstance(data, Dataset):
+        return str(data.path), split
+    return (data.source, data.split) if isinstance(data, Seeds) else ("", "")
 
 
 def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:

@@ -20,11 +20,11 @@ def layer_map(student_layers: int, teacher_layers: int, count: int | None = None
     Layers are counted from the embeddings, which are 0: 1 is the first block's output. `count` takes that many of the
     student's, the last among them; all blocks if not given.
     """
-    wanted = range(1, student_layers + 1)
+    wanted: Sequence[int] = range(1, student_layers + 1)
     if count is not None:
         if not 1 <= count <= student_layers:
             raise ConfigError(f"layers: {count} of a student with {student_layers}: give a number from 1 to that")
-        wanted = [round(i * student_layers / count) for i in range(1, count + 1)]  # type: ignore[assignment]
+        wanted = [round(i * student_layers / count) for i in range(1, count + 1)]
     return {layer: round(layer * teacher_layers / student_layers) for layer in wanted}
 
 

@@ -17,7 +17,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -26,8 +25,7 @@ import orjson
 
 import kdaug
 from kdaug.errors import TrainError
-from kdaug.prompts import render
-from kdaug.terms import terms_of
+from kdaug.train.model_card import draw_curve, write_card
 from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, replacing
 
@@ -261,35 +259,6 @@ def _finish(training: Training[Any]) -> None:
         "threads": torch.get_num_threads(),
         "versions": {"kdaug": kdaug.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
     }
-    card = render(
-        "model.md",
-        section="card",
-        method=type(training.how).__name__,
-        terms=[terms_of(teacher) for teacher in folder.about["teachers"]],
-        facts=folder.facts,
-        **folder.about,
-        **results,
-    )
-    (folder.path / "README.md").write_text(card + "\n", encoding="utf-8")
+    write_card(folder.path, folder.told(results=results))
     folder.tell("finished", results=results)
     folder.checkpoint.unlink(missing_ok=True)
-
-
-def draw_curve(metrics: Sequence[dict[str, Any]], file: Path) -> None:
-    """The loss of every step, and over it the mean of each step's neighbours (a tenth of all steps)."""
-    from matplotlib.figure import Figure
-
-    steps, losses = [m["step"] for m in metrics], [m["loss"] for m in metrics]
-    reach = len(losses) // 20
-    near = [losses[max(0, i - reach) : i + reach + 1] for i in range(len(losses))]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    marker = "." if len(steps) < 50 else ""
-    axes.plot(steps, losses, color="tab:blue", alpha=0.4, linewidth=1, marker=marker, label="each step")
-    axes.plot(steps, [sum(n) / len(n) for n in near], color="tab:blue", linewidth=2, label=f"mean of {2 * reach + 1}")
-    axes.set(xlabel="step", ylabel="loss (nats)", xlim=(min(steps), max(steps)) if len(steps) > 1 else None)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with replacing(file) as tmp:
-        figure.savefig(tmp, format="png", dpi=150)

@@ -94,8 +94,10 @@ def token_mean(values: Tensor, mask: Tensor, total: float | Tensor | None = None
     `total` is the tokens of the whole step, where this is a part of it. What is masked may hold anything, NaN too; no
     token at all gives 0.
     """
+    import torch
+
     counted = mask.bool()
-    count = counted.sum() if total is None else counted.new_tensor(total, dtype=values.dtype)
+    count = counted.sum() if total is None else torch.as_tensor(total, dtype=values.dtype, device=values.device)
     return _masked(values, counted).sum() / count.clamp(min=1)
 
 

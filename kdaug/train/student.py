@@ -224,6 +224,8 @@ class Folder:
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
         self.about: dict[str, Any] = {
             "student": str(name),
+            "source": data.source,
+            "split": data.split,
             "records": len(data.records),
             "tokens": data.tokens,
             "trained_tokens": data.trained,
@@ -252,8 +254,12 @@ class Folder:
             raise ConfigError(f"{self.path} holds another training ({'; '.join(changed)}): choose another folder")
         return before
 
+    def told(self, **more: Any) -> dict[str, Any]:
+        """What training.json holds."""
+        return {"facts": self.facts, **self.about, **more}
+
     def tell(self, status: str, **results: Any) -> None:
-        body = {"status": status, "facts": self.facts, **self.about, **results}
+        body = {"status": status, **self.told(**results)}
         with replacing(self.path / "training.json") as tmp:
             tmp.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
 

@@ -47,7 +47,7 @@ def test_equal_states_are_no_distance_apart_and_garbage_does_not_count(measure: 
         hidden_distance(learned[str(i)](states[i][mask.bool()]), teacher[i][mask.bool()], measure).mean()
         for i in (1, 2)
     )
-    torch.testing.assert_close(losses[0], by_hand.detach() / 2)  # type: ignore[union-attr]
+    torch.testing.assert_close(losses[0], by_hand.detach() / 2)
 
 
 def test_no_token_gives_nothing() -> None:

@@ -145,7 +145,8 @@ def test_the_held_out_split_of_a_dataset_is_not_trained_on(tiny: Path, answers: 
     write_dataset(tmp_path / "data", lambda: answers, held_out=held_out, facts={})
     data = Dataset(tmp_path / "data")
     FAST.fit(data, student=tiny, out=tmp_path / "model")
-    assert json.loads((tmp_path / "model" / "training.json").read_text())["records"] == 22
+    about = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert (about["records"], about["source"], about["split"]) == (22, str(tmp_path / "data"), "train")
     assert evaluate(tiny, data, length=128).records == 2
 
 
