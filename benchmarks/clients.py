@@ -75,8 +75,10 @@ class Client:
         return [self.python, str(HERE / "peers" / self.script), json.dumps(given)]
 
     def environment(self, task: Task) -> dict[str, str]:
-        """A peer sees nothing of the Python path that kdaug may have been started with."""
+        """A peer sees nothing of the Python path that kdaug may have been started with. All may keep their bytecode, as
+        what pip installs has it."""
         mine = {**os.environ, "OPENAI_API_KEY": task.key}
+        mine.pop("PYTHONDONTWRITEBYTECODE", None)
         if self.package:
             mine.pop("PYTHONPATH", None)
         return mine

@@ -18,8 +18,8 @@ from random import Random
 
 import numpy as np
 
-from kdaug.gates.overlap import Overlaps
-from kdaug.gates.words import words
+from kdaug.overlap import Overlaps
+from kdaug.words import words
 
 
 def texts(count: int, seed: int) -> list[str]:

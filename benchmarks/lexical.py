@@ -19,7 +19,7 @@ from sentences import Writer
 
 from kdaug.gates.compiled import CompiledIndex
 from kdaug.gates.lexical import Index, PlainIndex, Rule, Words
-from kdaug.gates.words import words
+from kdaug.words import words
 
 RULE = Rule(Fraction(7, 10))
 

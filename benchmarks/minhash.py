@@ -19,7 +19,7 @@ from rensa import RMinHashDeduplicator
 from sentences import Writer
 
 import kdaug as kd
-from kdaug.gates.words import words
+from kdaug.words import words
 
 SHINGLE, THRESHOLD = 3, Fraction(7, 10)
 

@@ -170,7 +170,7 @@ class Chat:
 
 def split_thought(text: str, opened: bool = False) -> tuple[str, str]:
     """(reasoning, answer): what a model wrote between its think tags, and the rest. `opened`: by its prompt already."""
-    if found := THOUGHT.match(text):
+    if "</think>" in text and (found := THOUGHT.match(text)):
         return found[1].strip(), text[found.end() :]
     if opened or text.lstrip().startswith("<think>"):  # cut off while it thought
         return text.lstrip().removeprefix("<think>").strip(), ""

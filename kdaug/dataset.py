@@ -23,7 +23,7 @@ from kdaug.card import Counts, write_card
 from kdaug.columns import Columns, Row, Survey, record_of
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.export import Format, export, whole
-from kdaug.hub import push
+from kdaug.hub import push, whole_dataset
 from kdaug.record import KINDS, Json, Kind, Record
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Dataset:
         self, repo_id: str, *, private: bool = False, token: str | None = None, revision: str | None = None
     ) -> str:
         """Makes the Hub's dataset repository what this folder is, in one commit; returns the commit's address."""
-        return push(self.path, repo_id, private=private, token=token, revision=revision)
+        return push(whole_dataset(self.path), repo_id, private=private, token=token, revision=revision)
 
     def _files(self, kind: Kind, split: Split) -> list[Path]:
         return sorted((self.path / "data" / kind).glob(f"{split}-*-of-*.parquet"))

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from kdaug.gates.words import words
+from kdaug.words import words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,6 +14,7 @@ PURPOSES = {
     "embed": "semantic deduplication (the dedup gate)",
     "filters": "finding personal data (the pii gate)",
     "train": "training and evaluating a student",
+    "evals": "lm-evaluation-harness on a student (kdaug eval --lm-eval)",
     "report": "the page of a dataset's diversity and health (kdaug report)",
     "prices": "what calls to an API cost",
     "batch": "provider batches at half the price",

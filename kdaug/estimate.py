@@ -78,8 +78,7 @@ def estimate(
     whole = extrapolate(recipe, sample, paces)
     if whole is None:
         raise ConfigError(f"the sample kept nothing, so it says nothing of the whole: see why with kdaug show {out}")
-    rng = Random(0)
-    others = [extrapolate(recipe, [rng.choices(jobs, k=len(jobs)) for jobs in sample], paces) for _ in range(RESAMPLES)]
+    others = resampled(recipe, sample, paces)
     kept = sum(job.kept for job in sample[-1])
     yield f"sample: {len(sample[0])} jobs, {kept} records kept; the run goes on from them"
     yield from _table(recipe, whole, others)
@@ -110,6 +109,18 @@ def extrapolate(recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mappi
     prompt_tokens, completion_tokens = (sum(side) for side in zip(*tokens.values(), strict=True))
     kept_in_all = min(count, recipe.target) if recipe.target else count
     return Whole(first, kept_in_all, sum(calls.values()), prompt_tokens, completion_tokens, _sum(costs), _sum(times))
+
+
+def resampled(recipe: Recipe, sample: Sequence[Sequence[JobUse]], paces: Mapping[str, Pace]) -> list[Whole | None]:
+    """The whole by other samples that might have been drawn: as many jobs of this one, each perhaps several times."""
+    rng = Random(0)
+    return [extrapolate(recipe, [rng.choices(jobs, k=len(jobs)) for jobs in sample], paces) for _ in range(RESAMPLES)]
+
+
+def ends(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the middle 90 % of the values lie."""
+    ordered = sorted(values)
+    return ordered[int(LOW * len(ordered))], ordered[int(HIGH * len(ordered))]
 
 
 def _first_jobs(recipe: Recipe, yields: Sequence[float]) -> float | None:
@@ -143,8 +154,7 @@ def _table(recipe: Recipe, whole: Whole, others: Sequence[Whole | None]) -> Iter
         if mean is None:
             yield f"  {name:<32}{'unknown':>12}"
             continue
-        values = sorted(inf if other is None else getattr(other, name) for other in others)
-        low, high = values[int(LOW * len(values))], values[int(HIGH * len(values))]
+        low, high = ends([inf if other is None else getattr(other, name) for other in others])
         end = "no end" if high == inf else form(high)
         yield f"  {name.replace('_', ' '):<32}{form(mean):>12}   {form(low)} to {end}"
 

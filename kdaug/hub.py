@@ -1,17 +1,21 @@
-"""The Hub, with its own client: whether a name is there, and pushing a dataset folder in one commit."""
+"""The Hub, with its own client: whether a name is there, and pushing a folder (a dataset, a model) in one commit."""
 
 from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from json import JSONDecodeError
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from kdaug.errors import ConfigError, KdaugError, shorten
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+Kind: TypeAlias = Literal["model", "dataset"]
 
 # 412: somebody else's commit came between; the others pass by themselves. The client does not retry a commit.
 TRANSIENT = (408, 412, 429, 500, 502, 503, 504)
@@ -19,7 +23,7 @@ TRIES = 5
 FIRST_WAIT = 0.5  # seconds; doubled after each try, so 7.5 s in all
 
 
-def look_up(name: str, kind: Literal["model", "dataset"]) -> None:
+def look_up(name: str, kind: Kind) -> None:
     """Raises ConfigError for a name that the Hub does not know, and for a Hub that is out of reach where no copy is in
     the cache. Who loads by a name asks first: the libraries that load try for a minute."""
     from huggingface_hub import HfApi, constants
@@ -44,10 +48,29 @@ def look_up(name: str, kind: Literal["model", "dataset"]) -> None:
         raise ConfigError(f"{nowhere}, and the Hub is out of reach ({shorten(str(e))})") from e
 
 
-def push(folder: Path, repo_id: str, *, private: bool, token: str | None, revision: str | None) -> str:
-    """Makes the dataset repository's card and data what they are in `folder`; returns the commit's address.
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a push makes a repository hold: `files` of `folder`, by their paths in it. What is there under a path that
+    `owns` (a regular expression) but not among the files is left from an earlier push, and deleted."""
 
-    All goes in one commit, which also deletes the data files of an earlier push. The repository, and the branch
+    kind: Kind
+    folder: Path
+    files: Sequence[str]
+    owns: str
+    message: str
+
+
+def whole_dataset(folder: Path) -> Upload:
+    """The card and the data files of a dataset folder."""
+    data = sorted(p.relative_to(folder).as_posix() for p in (folder / "data").rglob("*.parquet"))
+    message = "Data and card, written by kdaug"
+    return Upload("dataset", folder, ["README.md", *data], r"data/.*\.parquet", message)
+
+
+def push(upload: Upload, repo_id: str, *, private: bool, token: str | None, revision: str | None) -> str:
+    """Makes the repository hold what is to be uploaded; returns the commit's address.
+
+    All goes in one commit, which also deletes what is left of an earlier push. The repository, and the branch
     `revision`, are made where they are missing. Raises ConfigError for a wrong name, a missing or refused token and
     a missing right, KdaugError where the Hub cannot be reached or keeps failing.
     """
@@ -62,45 +85,42 @@ def push(folder: Path, repo_id: str, *, private: bool, token: str | None, revisi
     api = HfApi(token=token, library_name="kdaug")
     for attempt in range(TRIES):
         try:
-            return _push_once(api, folder, repo_id, private, revision or "main")
+            return _push_once(api, upload, repo_id, private, revision or "main")
         except (HTTPError, JSONDecodeError) as e:  # the client's own base of all that HTTP can do; HTML from a proxy
             status = e.response.status_code if isinstance(e, HfHubHTTPError) else None
             if (status is not None and status not in TRANSIENT) or attempt == TRIES - 1:
                 raise _ours(e, status, repo_id) from e
             time.sleep(FIRST_WAIT * 2**attempt)
         except HFValidationError as e:
-            raise ConfigError(f"a dataset on the Hub has a name like owner/name: {shorten(str(e), 200)}") from e
+            raise ConfigError(f"a {upload.kind} on the Hub has a name like owner/name: {shorten(str(e), 200)}") from e
         except ValueError as e:  # the Hub's word on the card's head
-            raise ConfigError(f"the Hub does not take {folder / 'README.md'}: {shorten(str(e), 200)}") from e
+            raise ConfigError(f"the Hub does not take {upload.folder / 'README.md'}: {shorten(str(e), 200)}") from e
         except OfflineModeIsEnabled as e:
             raise ConfigError("HF_HUB_OFFLINE is set, so nothing can be pushed: unset it") from e
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _push_once(api: HfApi, folder: Path, repo_id: str, private: bool, branch: str) -> str:
+def _push_once(api: HfApi, upload: Upload, repo_id: str, private: bool, branch: str) -> str:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
+    kind = upload.kind
     # None leaves it to the organisation's default, which may be private.
-    repo_id = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True).repo_id
+    repo_id = api.create_repo(repo_id, repo_type=kind, private=private or None, exist_ok=True).repo_id
     if branch != "main":
-        api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True)
-    there = api.dataset_info(repo_id, revision=branch)
+        api.create_branch(repo_id, branch=branch, repo_type=kind, exist_ok=True)
+    there = api.repo_info(repo_id, revision=branch, repo_type=kind)
     if private and there.private is False:
         raise ConfigError(f"{repo_id} exists and is public: make it private on the Hub, or push without private")
-    here = ["README.md", *sorted(p.relative_to(folder).as_posix() for p in (folder / "data").rglob("*.parquet"))]
-    stale = [
-        file.rfilename
-        for file in there.siblings or ()
-        if re.fullmatch(r"data/.*\.parquet", file.rfilename) and file.rfilename not in here
-    ]
+    old = [file.rfilename for file in there.siblings or ()]
+    stale = [path for path in old if re.fullmatch(upload.owns, path) and path not in upload.files]
     commit = api.create_commit(
         repo_id,
         [
             *(CommitOperationDelete(path, is_folder=False) for path in stale),
-            *(CommitOperationAdd(path, folder / path) for path in here),
+            *(CommitOperationAdd(path, upload.folder / path) for path in upload.files),
         ],
-        commit_message="Data and card, written by kdaug",
-        repo_type="dataset",
+        commit_message=upload.message,
+        repo_type=kind,
         revision=branch,
         parent_commit=there.sha,  # the deletions are right for this state alone
     )

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import orjson
 
 from kdaug.errors import ConfigError
-from kdaug.gates.words import count_words
 from kdaug.generators.judge_trial import JudgeTrial
+from kdaug.intervals import bootstrap, wilson
 from kdaug.judges import CHECK
 from kdaug.progress import Log
 from kdaug.recipe import Recipe
@@ -28,9 +28,8 @@ from kdaug.running import execute
 from kdaug.source import Each
 from kdaug.stage import Stage
 from kdaug.teacher import Teacher
+from kdaug.words import count_words
 
-CONFIDENCE = 0.95  # of the intervals
-RESAMPLES = 1000
 HUMAN = "human"  # the kind of a pair that people labelled; planted ones bear the name of what was done to them
 PADDING = (
     "It is worth noting that there is a great deal that could be said about this, and many people have said it.",
@@ -233,7 +232,7 @@ def _human_figures(made: Sequence[Record], bounds: Bounds) -> Iterator[Figure]:
         if r.meta["kind"] == HUMAN and "mark_chosen" in r.scores and (mark := mark_of(r)) is not None
     ]
     if len({human for _, human in marks}) > 1:
-        low, high = _resampled(marks, correlation)
+        low, high = bootstrap(marks, correlation)
         means, value = "rank correlation with people's marks", correlation(marks)
         passed = low >= bounds.correlation
         yield Figure("correlation", value, low, high, len(marks), means, bounds.correlation, passed)
@@ -269,25 +268,8 @@ def _share(name: str, hits: int, n: int, means: str, bound: float | None = None,
 
 
 def _mean(name: str, values: Sequence[float], means: str, bound: float, *, most: bool) -> Figure:
-    low, high = _resampled(values, fmean)
+    low, high = bootstrap(values, fmean)
     return Figure(name, fmean(values), low, high, len(values), means, bound, high <= bound if most else low >= bound)
-
-
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share (J. Am. Stat. Assoc. 22, 1927, p. 209): sound for few cases, and near 0 and 1."""
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    share, spread = hits / n, z * z / n
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def _resampled(values: Sequence[Any], figure: Callable[[Sequence[Any]], float]) -> tuple[float, float]:
-    """Efron's percentile bootstrap, always the same one."""
-    rng = Random(0)
-    found = sorted(figure(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    tail = int((1 - CONFIDENCE) / 2 * RESAMPLES)
-    return found[tail], found[-1 - tail]
 
 
 def correlation(pairs: Sequence[tuple[float, float]]) -> float:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import orjson
 
-from kdaug.dataset import SPLITS, Dataset, is_dataset
+from kdaug.dataset import Dataset, is_dataset
 from kdaug.errors import ConfigError, shorten
 from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
@@ -252,10 +252,9 @@ def files_of(source: str | Path, split: str = "train", config: str | None = None
     if not (is_dataset(path) or (path / "run.json").is_file() or (path / "dataset").is_dir()):
         return []
     ours = Dataset(path)
-    for name, value, known in (("kind", config, KINDS), ("split", split, SPLITS)):
-        if value is not None and value not in known:
-            raise ConfigError(f"{path}: no {name} {value!r}; there are {', '.join(known)}")
-    return ours.files(config, split)  # type: ignore[arg-type]  # held against KINDS and SPLITS just now
+    if config is not None and config not in KINDS:
+        raise ConfigError(f"{path}: no kind {config!r}; there are {', '.join(KINDS)}")
+    return ours.files(config, split)  # type: ignore[arg-type]  # the kind is held against KINDS just now, the split there
 
 
 def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:

@@ -13,8 +13,8 @@ from kdaug.diversity import cut_off
 from kdaug.errors import shorten
 from kdaug.gates.heuristics import REFUSAL_WORDS, refusal
 from kdaug.gates.novelty import compared
-from kdaug.gates.words import count_words, words
 from kdaug.record import Record, text_of
+from kdaug.words import count_words, words
 
 TEXT = 8_000  # characters of a text that the sample holds
 NAMES = 1_000  # different makers, teachers or scores that are counted one by one; what comes later is "other"

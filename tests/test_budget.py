@@ -98,21 +98,24 @@ def test_caps_on_calls_and_tokens_hold_by_the_servers_count(
 
 
 @pytest.mark.slow
-def test_a_cap_holds_over_kills(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:
-    server.configure(latency_ms=30)
-    cap, rng = 2.5, Random(3)
+def test_a_cap_holds_over_kills_while_calls_fail(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:
+    server.configure(latency_ms=30, faults={"429": 0.1, "500": 0.1, "reset": 0.05, "trunc": 0.05}, retry_after=0)
+    cap, kills, rng = 4.0, 0, Random(3)
     capped = command(server, prompts, tmp_path / "run", "--max-cost", str(cap), "--quiet")
     for _ in range(4):
         process = subprocess.Popen([*KDAUG, *capped])
         goal = server.stats()["total"] + rng.randint(5, 15)
         while process.poll() is None and server.stats()["total"] < goal:
             time.sleep(0.005)
+        kills += process.poll() is None
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert main(capped) == 3
     while server.stats()["inflight"]:
         time.sleep(0.01)
-    assert billed(server) <= cap
+    stats = server.stats()
+    assert kills == 4 and stats["outcomes"]["trunc"] > 0  # an answer that is paid for, and asked for again
+    assert cap / 4 < billed(server) <= cap
     bill = facts(tmp_path / "run")["bill"]
     assert bill["unclear"] > 0  # what the kills left open counts in full
     assert bill["cost"] + bill["unclear"] <= cap

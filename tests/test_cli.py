@@ -16,7 +16,21 @@ from servers.run import FakeOpenAI, free_port
 from kdaug.cli import main
 from kdaug.dataset import Dataset
 
-COMMANDS = ["init", "run", "curate", "mix", "check", "show", "export", "push", "train", "prune", "eval", "doctor"]
+COMMANDS = [
+    "init",
+    "run",
+    "curate",
+    "mix",
+    "check",
+    "show",
+    "export",
+    "push",
+    "train",
+    "prune",
+    "eval",
+    "chat",
+    "doctor",
+]
 
 
 def seeds(folder: Path, number: int = 12, text: str = "question {}") -> str:

@@ -12,7 +12,7 @@ import pytest
 from servers.run import FakeOpenAI
 
 from kdaug.cli import main
-from kdaug.estimate import Pace, extrapolate
+from kdaug.estimate import Pace, ends, extrapolate, resampled
 from kdaug.generators.respond import Respond
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
@@ -62,6 +62,21 @@ def test_what_is_unknown_stays_unknown() -> None:
     whole = extrapolate(Recipe(Each(SEEDS), [Stage(Respond())]), [[job(1)]], {"m": Pace(None, None, 4)})
     assert whole is not None and whole.calls == 100
     assert whole.cost is None and whole.seconds is None
+
+
+def test_an_interval_is_as_wide_as_the_jobs_differ() -> None:
+    recipe = Recipe(Each(SEEDS), [Stage(Respond())])
+
+    def interval(*completions: int) -> tuple[float, float]:
+        sample = [[job(1, completion=tokens) for tokens in completions]]
+        others = resampled(recipe, sample, PACES)
+        return ends([other.completion_tokens for other in others if other is not None])
+
+    assert interval(50, 50, 50, 50, 50, 50, 50, 50) == (5_000, 5_000)
+    low, high = interval(20, 80, 20, 80, 20, 80, 20, 80)
+    # The mean of 8 such jobs has a standard error of 30 / sqrt(8) = 10.6; 1.64 of them on either side are 90 %.
+    assert low == pytest.approx(100 * (50 - 1.64 * 10.6), rel=0.15)
+    assert high == pytest.approx(100 * (50 + 1.64 * 10.6), rel=0.15)
 
 
 def test_the_estimate_is_what_the_run_then_takes(

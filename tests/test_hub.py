@@ -156,3 +156,52 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path) -> None:
         assert client(hub, home, code).startswith("ConfigError: the Hub does not take")
     unreachable = client(hub, home, code)
     assert unreachable.startswith("KdaugError: the Hub cannot be reached")
+
+
+@pytest.mark.slow
+def test_a_student_is_pushed_with_its_card_and_opens_from_the_hub(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    make = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent / "train")!r})
+from pathlib import Path
+from conftest import build_model
+from kdaug.record import Record, assistant, user
+from kdaug.train.sft import SFT
+base, folder = build_model(Path({str(tmp_path / "base")!r})), Path({str(folder)!r})
+one = Record(prompt=user("q"), completion=assistant("a"), teachers=("vllm:Qwen/Qwen3-32B",))
+records = [one.child(by="test", prompt=user(f"q{{i}}")) for i in range(8)]
+SFT(epochs=1, length=64).fit(records, student=base, out=folder)
+(folder / "checkpoint.pt").write_bytes(b"left by a kill")
+"""
+    push_and_load = f"""
+from kdaug.cli import main
+assert main(["push", {str(folder)!r}, "me/student", "--private"]) == 0
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+weights = AutoModelForCausalLM.from_pretrained("me/student").state_dict()
+tokens = AutoTokenizer.from_pretrained("me/student").apply_chat_template([{{"role": "user", "content": "hi"}}])
+result = [float(sum(w.abs().sum() for w in weights.values())), ModelCard.load("me/student").data.to_dict()]
+"""
+    with FakeHub() as hub:
+        hub.faults = [("PUT", "/_lfs/", 503)]
+        total, card = client(hub, tmp_path / "hf", make + push_and_load)
+        assert hub.repos["me/student"].kind == "model" and hub.repos["me/student"].private
+        here = {f.name for f in folder.iterdir()} - {"checkpoint.pt"}
+        assert set(hub.files("me/student")) == here | {".gitattributes"}
+        assert {"README.md", "loss.png", "metrics.jsonl", "training.json", "model.safetensors"} <= here
+        assert total > 0 and card["tags"] == ["kdaug", "sft", "knowledge-distillation"]
+        # Weights that are not there any more go, what others put beside them stays.
+        repo = hub.repos["me/student"]
+        theirs = {"model-00001-of-00002.safetensors": Blob(b"x", lfs=True), "notes.md": Blob(b"theirs")}
+        repo.commit("main", {**repo.commits[repo.branches["main"]], **theirs})
+        client(hub, tmp_path / "hf2", push_and_load)
+        assert set(hub.files("me/student")) == here | {".gitattributes", "notes.md"}
+        assert commits(hub) == [200, 200]
+        code = f"""
+from kdaug.train.publish import push_model
+result = attempt(push_model, {str(folder)!r}, "me/a b")
+"""
+        assert client(hub, tmp_path / "hf", code).startswith(
+            "ConfigError: a model on the Hub has a name like owner/name"
+        )

@@ -15,7 +15,8 @@ from kdaug.cli import main
 from kdaug.errors import ConfigError, TeacherUnavailable
 from kdaug.gates.judge import Judge
 from kdaug.generators.pass_through import Pass
-from kdaug.judge_check import Bounds, cases, correlation, judge_check, parse_bounds, shuffled, truncated, wilson
+from kdaug.intervals import wilson
+from kdaug.judge_check import Bounds, cases, correlation, judge_check, parse_bounds, shuffled, truncated
 from kdaug.judges import read_check
 from kdaug.progress import Log
 from kdaug.recipe import Recipe

@@ -243,7 +243,7 @@ def test_our_own_dataset_comes_back_with_its_lineage(tmp_path: Path) -> None:
     assert list(read(tmp_path / "copy")) == made[:1]
     with pytest.raises(ConfigError, match="no kind 'chat'; there are prompt, completion"):
         read(tmp_path / "run", config="chat")
-    with pytest.raises(ConfigError, match="no split 'dev'; there are train, test"):
+    with pytest.raises(ConfigError, match="no split 'dev', only"):
         read(tmp_path / "run", split="dev")
     (tmp_path / "open").mkdir()
     written(tmp_path / "open" / "run.json", "{}")

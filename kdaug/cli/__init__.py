@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import os
 import sys
 from collections.abc import Sequence
 
 from kdaug import __version__
+from kdaug.cli.chatting import add_chat
 from kdaug.cli.command import Command, say
 from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.evaluating import add_eval
@@ -24,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A call makes hundreds of short-lived objects and hardly a cycle: to look for those after every 700 takes a tenth
     # of a run's time.
     gc.set_threshold(10_000, 10, 10)
+    atexit.register(_leave_quickly)
     words = sys.argv[1:] if arguments is None else arguments
     given = parser(training="train" in words).parse_args(words)
     command: Command = given.command
@@ -39,6 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) is gone: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _leave_quickly() -> None:
+    """At its exit Python looks for cycles in all that was imported, for memory that goes with the process: a tenth of
+    what a short command takes. torch is let be, whose parts complain of what is left over."""
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 def parser(*, training: bool = True) -> argparse.ArgumentParser:
@@ -65,5 +75,6 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     add_train(commands, training)
     add_prune(commands)
     add_eval(commands)
+    add_chat(commands)
     add_doctor(commands)
     return top

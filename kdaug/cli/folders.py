@@ -150,10 +150,10 @@ def add_push(commands: Any) -> None:
         commands,
         "push",
         _push,
-        "Push a dataset with its card to the Hugging Face Hub.",
-        "HF_TOKEN=… kdaug push runs/alpaca me/alpaca-kd --private",
+        "Push a dataset or a student with its card to the Hugging Face Hub.",
+        "HF_TOKEN=… kdaug push runs/alpaca me/alpaca-kd --private && kdaug push models/alpaca me/alpaca-135m",
     )
-    sub.add_argument("dataset", type=Path, help="a run or dataset folder")
+    sub.add_argument("folder", type=Path, help="a run, a dataset folder, or a model's folder")
     sub.add_argument("repo", help="owner/name on the Hub")
     sub.add_argument("--private", action="store_true", help="make the repository private when it is new")
     sub.add_argument("--revision", help="a branch (main)")
@@ -161,8 +161,12 @@ def add_push(commands: Any) -> None:
 
 def _push(given: argparse.Namespace) -> int:
     from kdaug.dataset import Dataset
+    from kdaug.train.publish import is_model, push_model
 
-    print(Dataset(given.dataset).push_to_hub(given.repo, private=given.private, revision=given.revision))
+    if is_model(given.folder):
+        print(push_model(given.folder, given.repo, private=given.private, revision=given.revision))
+    else:
+        print(Dataset(given.folder).push_to_hub(given.repo, private=given.private, revision=given.revision))
     return 0
 
 

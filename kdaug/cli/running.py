@@ -82,10 +82,10 @@ def run_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from kdaug.show import Story
-
     outcome = executed(given, *_recipe(given))
     if given.preview:
+        from kdaug.show import Story
+
         story = Story(given.out)
         for found in story.newest(given.preview):
             print("\n".join(story.tell(found.record.id)))

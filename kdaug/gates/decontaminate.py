@@ -13,8 +13,8 @@ from kdaug.batcher import Batcher
 from kdaug.embedding import Embedder
 from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
-from kdaug.gates.overlap import Match, Overlaps, Shared
 from kdaug.generator import Generate
+from kdaug.overlap import Match, Overlaps, Shared
 from kdaug.read import rows_of
 from kdaug.record import Drop, Json, Part, Record, spoken, text_of
 

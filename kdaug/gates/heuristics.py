@@ -11,8 +11,8 @@ from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.languages import LANGUAGES, foreign_to
 from kdaug.gates.novelty import compared
-from kdaug.gates.words import count_words, words
 from kdaug.record import Drop, Record, text_of
+from kdaug.words import count_words, words
 
 REFUSAL_WORDS = (
     80  # a refusal is shorter; a longer answer with an apology in it is an answer (WizardLM, 2304.12244, §3.2)

@@ -12,9 +12,9 @@ from kdaug.errors import ConfigError, require, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.lexical import Twin
 from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
-from kdaug.gates.words import words
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
+from kdaug.words import words
 
 if TYPE_CHECKING:
     from rensa import RMinHash

@@ -11,9 +11,9 @@ from kdaug.errors import ConfigError
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.lexical import Pool, Rule, Words
 from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
-from kdaug.gates.words import ascii_words, words
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
+from kdaug.words import ascii_words, words
 
 
 class _Evidence(NamedTuple):

@@ -10,7 +10,7 @@ import hashlib
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -18,7 +18,7 @@ from kdaug.chat import Chat, Spoken
 from kdaug.dataset import Dataset, Split
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
-from kdaug.seeds import Seeds
+from kdaug.train.origin import origin_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ class Encoded:
     """Records as documents: one a record, or two (chosen, rejected) for a preference.
 
     `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
-    `source`: the file, folder or Hub id that they were read from, and its `split`; empty where they were handed in.
+    `origin`: where they were read from, as `origin_of` has it.
     `beside`: of each record what was asked for besides its tokens.
     """
 
@@ -68,8 +68,7 @@ class Encoded:
     truncated: tuple[str, ...]
     dropped: tuple[str, ...]
     teachers: tuple[str, ...]
-    source: str = ""
-    split: str = ""
+    origin: dict[str, Any] = field(default_factory=dict)
     beside: tuple[Any, ...] = ()
 
     @property
@@ -125,7 +124,7 @@ def encode(
             besides.append(beside(record))
             teachers.update(dict.fromkeys(record.teachers))
     kept = (tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers))
-    encoded = Encoded(*kept, *_origin(data, split), tuple(besides))
+    encoded = Encoded(*kept, origin_of(data, split), tuple(besides))
     _check_trained(encoded, length)
     return encoded
 
@@ -217,13 +216,6 @@ def _document(ids: list[int], said: list[bool], length: int) -> _Cut:
     kept = ids[:length]
     follows = [t if mine else IGNORE for t, mine in zip(kept, said, strict=False)]
     return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
-
-
-def _origin(data: Any, split: Split) -> tuple[str, str]:
-    """Where records were read from, as a Dataset and what `kdaug.read` gives know it."""
-    if isinstance(data, Dataset):
-        return str(data.path), split
-    return (data.source, data.split) if isinstance(data, Seeds) else ("", "")
 
 
 def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:

@@ -1,31 +1,112 @@
-"""The card of a student: what it was trained on and how, whose words are in that, and how its loss went."""
+"""The card of a student: what it was trained on and how, whose words are in that, how its loss went, how good it is.
+
+models/alpaca/README.md    derived from training.json and evaluation.jsonl beside it, so it can be written again
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+import yaml
+
+from kdaug.card import cell, code, fence
+from kdaug.errors import ConfigError
+from kdaug.models import SMOLLM2, locate_model
 from kdaug.prompts import render
-from kdaug.terms import terms_of
+from kdaug.terms import Terms, shared_licence, terms_of
+from kdaug.train import comparison
+from kdaug.train.origin import short_name
 from kdaug.train.student import replacing
+
+EMBEDDED = f"HuggingFaceTB/{SMOLLM2}"  # where the embedded model is from
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that a student was made of: its `name` for people, its Hub id where it has one, and its terms."""
+
+    name: str
+    hub: str | None
+    terms: Terms
 
 
 def write_card(folder: Path, told: Mapping[str, Any]) -> None:
     """README.md in a student's folder. `told`: what its training.json holds, with `results`."""
-    facts, results = told["facts"], told["results"]
-    about = {name: value for name, value in told.items() if name not in ("facts", "results", "status")}
+    base, terms = base_of(told["student"]), {teacher: terms_of(teacher) for teacher in told["teachers"]}
+    data = told.get("data") or {}
     card = render(
         "model.md",
         section="card",
-        method=facts["method"],
-        terms=[terms_of(teacher) for teacher in told["teachers"]],
-        facts=facts,
-        **about,
-        **results,
+        cell=cell,
+        code=code,
+        fence=fence,
+        front_matter=_front_matter(told, base, list(terms.values())),
+        method=told["facts"]["method"],
+        base=base,
+        terms=terms,
+        told=told,
+        results=told["results"],
+        data=data,
+        data_name=short_name(data["source"]) if data else "",
+        recipe=_yaml(data["recipe"]) if data.get("recipe") else "",
+        tables=[table.markdown() for table in comparison.read(folder)],
     )
     with replacing(folder / "README.md") as tmp:
         tmp.write_text(card + "\n", encoding="utf-8", newline="\n")
+
+
+def rewrite_card(folder: Path) -> None:
+    """The card anew, of what the folder holds by now."""
+    write_card(folder, orjson.loads((folder / "training.json").read_bytes()))
+
+
+def is_student(folder: Path) -> bool:
+    """Whether kdaug trained the model in this folder, and finished."""
+    file = folder / "training.json"
+    return file.is_file() and orjson.loads(file.read_bytes()).get("status") == "finished"
+
+
+def base_of(student: str) -> Base:
+    """By the name that training.json has: a Hub id, or a folder. Of a student that was itself trained by kdaug, or of
+    a folder whose card names its own base, it is that one's."""
+    try:
+        model = locate_model(student)
+    except ConfigError:  # it was there when the student was trained
+        return Base(short_name(student), None, terms_of(short_name(student)))
+    if model.where == "package":
+        return Base(SMOLLM2, EMBEDDED, terms_of(EMBEDDED))
+    if model.where == "hub":
+        return Base(student, student, terms_of(student))
+    file = Path(model.path) / "training.json"
+    if file.is_file():
+        return base_of(orjson.loads(file.read_bytes())["student"])
+    name = short_name(student)
+    return Base(name, None, Terms(model.licence) if model.licence else terms_of(name))
+
+
+def _front_matter(told: Mapping[str, Any], base: Base, terms: Sequence[Terms]) -> str:
+    """The Hub's metadata: https://huggingface.co/docs/hub/model-cards."""
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if licence := shared_licence([base.terms, *terms]):
+        front["license"] = licence
+        if licence == "other":
+            front["license_name"] = "terms-of-the-base-model-and-the-teachers"
+    if base.hub is not None:
+        front["base_model"] = base.hub
+    source = (told.get("data") or {}).get("source", "")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists():
+        front["datasets"] = [source]
+    front["tags"] = ["kdaug", told["facts"]["method"].lower(), *(["knowledge-distillation"] if terms else [])]
+    return _yaml(front)
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100).rstrip()
 
 
 def draw_curve(metrics: Sequence[dict[str, Any]], file: Path) -> None:

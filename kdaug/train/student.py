@@ -224,8 +224,7 @@ class Folder:
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
         self.about: dict[str, Any] = {
             "student": str(name),
-            "source": data.source,
-            "split": data.split,
+            "data": data.origin,
             "records": len(data.records),
             "tokens": data.tokens,
             "trained_tokens": data.trained,

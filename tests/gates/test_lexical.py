@@ -17,8 +17,8 @@ from kdaug.gates import compiled, lexical
 from kdaug.gates.compiled import CompiledIndex
 from kdaug.gates.lexical import Index, PlainIndex, Rule, Words
 from kdaug.gates.rouge import Rouge
-from kdaug.gates.words import words
 from kdaug.record import Drop, Record, user
+from kdaug.words import words
 
 ANY = st.text(st.sampled_from("ab cd  é你好😀."), max_size=60)
 LONG = st.builds(lambda w, n: " ".join(w * n), st.lists(st.sampled_from("abcdefgh"), max_size=12), st.integers(1, 12))

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from kdaug.errors import ConfigError
 from kdaug.gates.minhash import MinHash, bands
-from kdaug.gates.words import words
 from kdaug.record import Drop, Record, user
+from kdaug.words import words
 
 
 def instruction(text: str, **fields: object) -> Record:

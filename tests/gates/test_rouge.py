@@ -15,8 +15,8 @@ from scripted import Scripted
 
 from kdaug.errors import ConfigError
 from kdaug.gates.rouge import Rouge
-from kdaug.gates.words import ascii_words, count_words, words
 from kdaug.record import Drop, Message, Record, assistant, user
+from kdaug.words import ascii_words, count_words, words
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=False)
 

@@ -1,4 +1,4 @@
-"""A small Hugging Face Hub in memory, for round trips with the real clients: datasets only, on loopback only.
+"""A small Hugging Face Hub in memory, for round trips with the real clients: datasets and models, on loopback only.
 
     with FakeHub() as hub:
         subprocess.run([sys.executable, "-c", ...], env={**os.environ, **hub.env(tmp_path)})
@@ -17,7 +17,9 @@ The clients read `HF_*` at import, so they run in a process of their own. {repo}
     POST  /api/datasets/{repo}/commit/{rev}             JSON lines: header, file, lfsFile, deletedFile, deletedFolder
     GET   /datasets/{repo}/resolve/{rev}/{path}         HEAD too; X-Repo-Commit, ETag, Range
 
-Not here: Xet, multipart uploads, pull requests, tags, a redirect to a CDN, models, the dataset viewer.
+Models have the same under /api/models/{repo} and /{repo}.
+
+Not here: Xet, multipart uploads, pull requests, tags, a redirect to a CDN, the dataset viewer.
 """
 
 from __future__ import annotations
@@ -78,6 +80,7 @@ class Blob:
 @dataclass
 class Repo:
     private: bool
+    kind: str = "dataset"
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)  # sha -> path -> file
     branches: dict[str, str] = field(default_factory=dict)  # name -> sha
 
@@ -155,26 +158,32 @@ class FakeHub:
         self._port = self._runner.addresses[0][1]
 
     def _app(self) -> web.Application:
-        at, api = "/datasets/{owner}/{name}", "/api/datasets/{owner}/{name}"
         app = web.Application(middlewares=[self._around], client_max_size=1 << 30)
         app.add_routes(
             [
                 web.get("/api/whoami-v2", self._whoami),
                 web.post("/api/repos/create", self._create),
                 web.post("/api/validate-yaml", self._validate),
-                web.get(api, self._info),
-                web.get(api + "/revision/{rev}", self._info),
-                web.post(api + "/branch/{branch}", self._branch),
-                web.get(api + "/tree/{rev}", self._tree),
-                web.get(api + "/tree/{rev}/{path:.*}", self._tree),
-                web.post(api + "/preupload/{rev}", self._preupload),
-                web.post(api + "/commit/{rev}", self._commit),
-                web.post(at + ".git/info/lfs/objects/batch", self._lfs_batch),
                 web.put("/_lfs/{oid}", self._lfs_put),
-                web.get(at + "/resolve/{rev}/{path:.+}", self._resolve),
             ]
         )
+        for at, api in (("/datasets/", "/api/datasets/"), ("/", "/api/models/")):
+            app.add_routes(self._routes(at + "{owner}/{name}", api + "{owner}/{name}"))
         return app
+
+    def _routes(self, at: str, api: str) -> list[web.RouteDef]:
+        """Of one kind of repository."""
+        return [
+            web.get(api, self._info),
+            web.get(api + "/revision/{rev}", self._info),
+            web.post(api + "/branch/{branch}", self._branch),
+            web.get(api + "/tree/{rev}", self._tree),
+            web.get(api + "/tree/{rev}/{path:.*}", self._tree),
+            web.post(api + "/preupload/{rev}", self._preupload),
+            web.post(api + "/commit/{rev}", self._commit),
+            web.post(at + ".git/info/lfs/objects/batch", self._lfs_batch),
+            web.get(at + "/resolve/{rev}/{path:.+}", self._resolve),
+        ]
 
     @web.middleware
     async def _around(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -202,7 +211,8 @@ class FakeHub:
     def _find(self, request: web.Request, rev: str = "main", write: bool = False) -> tuple[Repo, str, dict[str, Blob]]:
         signed, match = self._signed(request, write), request.match_info
         repo = self.repos.get(f"{match['owner']}/{match['name']}")
-        if repo is None or (repo.private and not signed):
+        kind = "dataset" if request.path.startswith(("/datasets/", "/api/datasets/")) else "model"
+        if repo is None or repo.kind != kind or (repo.private and not signed):
             raise Refusal(404 if signed else 401, "RepoNotFound", "Repository not found")
         sha = repo.branches.get(rev) or (rev if rev in repo.commits else None)
         if sha is None:
@@ -218,14 +228,15 @@ class FakeHub:
         self._signed(request)
         body = await request.json()
         owner = body.get("organization") or self.user
+        kind = body.get("type", "model")
         if owner != self.user:
-            raise Refusal(403, "", f"You don't have the rights to create a dataset under the namespace {owner}")
+            raise Refusal(403, "", f"You don't have the rights to create a {kind} under the namespace {owner}")
         name = f"{owner}/{body['name']}"
         new = name not in self.repos
         if new:
-            repo = self.repos[name] = Repo(body.get("visibility") == "private")
+            repo = self.repos[name] = Repo(body.get("visibility") == "private", kind)
             repo.commit("main", {".gitattributes": Blob(b"*.parquet filter=lfs diff=lfs merge=lfs -text\n")})
-        return web.json_response({"url": f"{self.url}/datasets/{name}", "name": name}, status=200 if new else 409)
+        return web.json_response({"url": f"{self.url}{_web(kind)}/{name}", "name": name}, status=200 if new else 409)
 
     async def _validate(self, request: web.Request) -> web.Response:
         content = (await request.json())["content"]
@@ -321,7 +332,7 @@ class FakeHub:
                 raise Refusal(412, "", "A commit has happened since. Please refresh and try again.")
             self._apply(files, line["key"], line["value"])
         sha = repo.commit(branch, files)
-        url = f"{self.url}/datasets/{match['owner']}/{match['name']}/commit/{sha}"
+        url = f"{self.url}{_web(repo.kind)}/{match['owner']}/{match['name']}/commit/{sha}"
         return web.json_response({"success": True, "commitOid": sha, "commitUrl": url})
 
     def _apply(self, files: dict[str, Blob], key: str, value: dict) -> None:
@@ -351,3 +362,8 @@ class FakeHub:
             headers["Content-Range"] = f"bytes {start}-{end}/{len(data)}"
             data, status = data[start : end + 1], 206
         return web.Response(body=data, status=status, headers=headers)
+
+
+def _web(kind: str) -> str:
+    """Where the Hub shows repositories of a kind."""
+    return "/datasets" if kind == "dataset" else ""

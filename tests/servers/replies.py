@@ -114,6 +114,16 @@ def kept_to(form: dict[str, Any], salt: str) -> str:
     return orjson.dumps(values).decode()
 
 
+def letters(content: str, top_k: int) -> list[dict[str, Any]]:
+    """The logprobs of a model whose tokens are letters, named by their text, as OpenAI names them."""
+
+    def told(letter: str, logprob: float) -> dict[str, Any]:
+        return {"token": letter, "logprob": logprob, "bytes": list(letter.encode())}
+
+    others = [told(chr(ord("a") + place), -4.0 - place) for place in range(top_k - 1)]
+    return [{**told(letter, -0.5), "top_logprobs": [told(letter, -0.5), *others]} for letter in content]
+
+
 ANSWERED = {"ok", "trunc", "hang", "empty", "filter", "badutf8", "surrogate", "wrongtype", "trickle"}
 
 
@@ -130,6 +140,7 @@ def answer(call: Call, request: dict[str, Any], text: str, config: Config) -> by
         return http(200, (content or "").encode(), kind=b"text/plain")
     message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     finish = "length" if size < config.resp_chars else "stop"
+    measured = {"content": letters(content or "", request["top_logprobs"])} if request.get("logprobs") else None
     if config.reasoning:
         message["reasoning_content"] = f"Thinking about {salt}."
     if tools := request.get("tools"):
@@ -150,6 +161,7 @@ def answer(call: Call, request: dict[str, Any], text: str, config: Config) -> by
                     "index": 0,
                     "message": message,
                     "finish_reason": finish,
+                    **({"logprobs": measured} if measured else {}),
                 }
             ],
             "usage": used,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from servers.run import FakeOpenAI
 
+import kdaug as kd
 from kdaug.chat import Chat
+from kdaug.dataset import read_dropped
 from kdaug.errors import BadReply, BadRequest
+from kdaug.journal import Journal
 from kdaug.models import find_model
 from kdaug.record import user
+from kdaug.teacher import Completion, Teacher
 from kdaug.teachers.token_ids import Vocabulary, read_logprobs
 
 ASKED = user("Hi.")
@@ -71,3 +77,26 @@ def test_two_tokens_of_the_same_bytes_are_not_told_apart(vocabulary: Vocabulary)
     twice.__dict__["_ids"] = {b"a": [1, 2]}
     with pytest.raises(BadRequest, match="is 2 tokens of the tokenizer"):
         twice.id_of(b"a")
+
+
+def run(out: Path, teacher: Teacher) -> kd.Dataset:
+    recipe = kd.Recipe(kd.Each([kd.Record(prompt=ASKED)]), [kd.Stage(kd.Respond(logprobs=3))], max_failure_rate=1.0)
+    return kd.run(recipe, out, teacher=teacher, quiet=True)
+
+
+def test_a_run_over_an_api_that_names_tokens_by_text_keeps_their_ids(vocabulary: Vocabulary, tmp_path: Path) -> None:
+    with FakeOpenAI(resp_chars=60) as server:
+        data = run(tmp_path / "run", kd.OpenAI("m", base_url=server.url, tokenizer="smollm2"))
+        blind = run(tmp_path / "blind", kd.OpenAI("m", base_url=server.url))
+    (record,) = data.records()
+    journal = Journal.read_only(tmp_path / "run")
+    reply = journal.replies(0, 0)[record.replies[0]]
+    journal.close()
+    assert isinstance(reply, Completion) and reply.logprobs is not None
+    assert vocabulary.chat.tokenizer.decode(reply.logprobs.token_ids) == reply.text
+    assert reply.logprobs.top_ids.shape == (60, 3)
+    assert reply.logprobs.context_ids.tolist() == vocabulary.chat.ask(ASKED)
+    assert reply.logprobs.tokenizer == vocabulary.chat.digest
+    assert len(blind) == 0
+    (drop,) = read_dropped(tmp_path / "blind" / "dropped.parquet")
+    assert drop.reason == "teacher:bad_request" and "give tokenizer=FOLDER" in str(drop.detail["error"])

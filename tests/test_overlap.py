@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdaug.gates import overlap
-from kdaug.gates.overlap import Match, Overlaps, longest_run
-from kdaug.gates.words import words
+from kdaug import overlap
+from kdaug.overlap import Match, Overlaps, longest_run
+from kdaug.words import words
 
 FEW_WORDS = st.sampled_from(["the", "a", "Cat!", "sat.", "on", "мир", "水", "火", "🙂", "x1"])
 TEXTS = st.lists(FEW_WORDS, max_size=14).map(" ".join)

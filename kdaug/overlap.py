@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
-from kdaug.gates.words import words
+from kdaug.words import words
 
 if TYPE_CHECKING:
     import numpy as np

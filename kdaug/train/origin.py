@@ -1,0 +1,50 @@
+"""Where a student's training records came from: what training.json says of it, and reading them again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from kdaug.dataset import Dataset
+from kdaug.read import stream
+from kdaug.record import Record
+from kdaug.seeds import Seeds
+
+# What the run that made a dataset says of itself, and a student's card repeats.
+_OF_THE_RUN = ("recipe", "fingerprint", "command", "kdaug")
+
+
+def origin_of(data: Any, split: str) -> dict[str, Any]:
+    """`source` (file, folder or Hub id) and `split`, and of a run's dataset the run's recipe; empty where the records
+    were handed in one by one, so that nobody knows where they are from."""
+    if isinstance(data, Dataset):
+        source = str(data.path)
+    elif isinstance(data, Seeds):
+        source, split = data.source, data.split
+    else:
+        return {}
+    return {"source": source, "split": split, **_run_of(Path(source))}
+
+
+def _run_of(source: Path) -> dict[str, Any]:
+    for folder in (source, source.parent):
+        if (folder / "run.json").is_file() and source.is_dir():
+            told: dict[str, Any] = orjson.loads((folder / "run.json").read_bytes())
+            return {name: told[name] for name in _OF_THE_RUN if told.get(name)}
+    return {}
+
+
+def records_again(origin: dict[str, Any]) -> Iterator[Record]:
+    """The records that `origin_of` told of. Raises ConfigError where they are no longer there."""
+    return stream(origin["source"], split=origin["split"])
+
+
+def short_name(source: str) -> str:
+    """A folder or file by its own name (a run's dataset by the run's), without the path here; a Hub id as it is."""
+    plain = source.replace("\\", "/").rstrip("/")
+    if not Path(source).exists() and plain.count("/") <= 1:
+        return plain
+    return plain.removesuffix("/dataset").rsplit("/", 1)[-1]

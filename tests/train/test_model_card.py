@@ -1,0 +1,124 @@
+"""A student's card: metadata for the Hub, terms, data, and the tables of its evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kdaug.dataset import write_dataset
+from kdaug.errors import ConfigError
+from kdaug.read import read
+from kdaug.record import Record
+from kdaug.train import comparison
+from kdaug.train.comparison import Figure, Row, Table
+from kdaug.train.model_card import base_of, is_student, rewrite_card
+from kdaug.train.publish import is_model, push_model
+from kdaug.train.sft import SFT
+
+FAST = SFT(epochs=1, lr=3e-3, length=128, accumulate=4)
+
+
+def front(folder: Path) -> dict[str, Any]:
+    head = (folder / "README.md").read_text().split("---\n")[1]
+    plain: dict[str, Any] = yaml.safe_load(head)
+    return plain
+
+
+def test_a_card_says_what_the_student_is_made_of(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "alpaca"
+    write_dataset(run / "dataset", lambda: answers, facts={})
+    told = {"recipe": {"name": "demo", "stages": ["respond"]}, "command": "kdaug run demo", "fingerprint": "f00"}
+    (run / "run.json").write_text(json.dumps({**told, "usage": "left out"}))
+    out = FAST.fit(read(run), student=tiny, out=tmp_path / "student")
+    card = (out / "README.md").read_text()
+    about = json.loads((out / "training.json").read_text())
+    assert about["data"] == {"source": str(run), "split": "train", **told}
+    assert "`tiny`, trained with SFT on 24 records of `alpaca`" in card
+    assert "kdaug run demo" in card and "stages:\n- respond" in card and "fingerprint `f00`" in card
+    assert "![The loss](loss.png)" in card and "| `fake:echo` |" in card
+    assert str(tmp_path) not in card  # no path of this machine
+    # The tiny base states no licence, so none is claimed; it is no model of the Hub, so none is named.
+    assert front(out) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["kdaug", "sft", "knowledge-distillation"],
+    }
+
+
+def test_tables_come_into_the_card_and_stay_when_it_is_written_again(
+    tiny: Path, answers: list[Record], tmp_path: Path
+) -> None:
+    out = FAST.fit(answers, student=tiny, out=tmp_path / "student")
+    assert "How good it is" not in (out / "README.md").read_text()
+    table = Table("Held-out records", "alpaca (test)", [Row(str(out), {"nll": Figure(1.25, 1.0, 1.5, 9)})])
+    comparison.remember(out, [table])
+    rewrite_card(out)
+    card = (out / "README.md").read_text()
+    assert "## How good it is\n\n### Held-out records: `alpaca (test)`" in card
+    assert "| 1.250 [1.000, 1.500] |" in card
+    assert "## Training" in card and front(out)["tags"][0] == "kdaug"
+    FAST.fit(answers, student=tiny, out=out)  # finished: nothing is trained or written anew
+    assert (out / "README.md").read_text() == card
+
+
+@pytest.mark.parametrize(
+    ("licence", "teachers", "stated"),
+    [
+        ("apache-2.0", ("vllm:Qwen/Qwen3-32B",), "apache-2.0"),
+        ("apache-2.0", ("vllm:Qwen/Qwen3-32B", "openai:gpt-4o"), "other"),
+        ("apache-2.0", ("local:nobody/knows",), None),
+        (None, ("vllm:Qwen/Qwen3-32B",), None),
+        ("mit", ("fake:echo",), "mit"),
+    ],
+)
+def test_a_licence_is_stated_only_where_base_and_teachers_agree(
+    tiny: Path,
+    answers: list[Record],
+    tmp_path: Path,
+    licence: str | None,
+    teachers: tuple[str, ...],
+    stated: str | None,
+) -> None:
+    out = FAST.fit(answers, student=tiny, out=tmp_path / "student")
+    about = json.loads((out / "training.json").read_text())
+    base = tmp_path / "base"
+    base.mkdir()
+    for file in tiny.iterdir():
+        (base / file.name).symlink_to(file)
+    if licence:
+        (base / "README.md").write_text(f"---\nlicense: {licence}\n---\n")
+    about |= {"student": str(base), "teachers": list(teachers)}
+    (out / "training.json").write_text(json.dumps(about))
+    rewrite_card(out)
+    assert front(out).get("license") == stated
+
+
+def test_the_base_is_followed_to_where_it_came_from(tmp_path: Path) -> None:
+    embedded = base_of("smollm2")
+    assert (embedded.hub, embedded.terms.licence) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert base_of("Qwen/Qwen3-0.6B").hub == "Qwen/Qwen3-0.6B"
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    (folder / "training.json").write_text(json.dumps({"student": "Qwen/Qwen3-0.6B"}))
+    assert base_of(str(folder)).hub == "Qwen/Qwen3-0.6B"  # a student of a student
+    gone = base_of(str(tmp_path / "gone" / "model"))
+    assert (gone.name, gone.hub, gone.terms.known) == ("model", None, False)
+
+
+def test_only_a_finished_model_is_pushed(tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    folder.mkdir()
+    assert not is_model(folder) and not is_student(folder)
+    (folder / "training.json").write_text(json.dumps({"status": "running"}))
+    assert is_model(folder) and not is_student(folder)
+    with pytest.raises(ConfigError, match="its training is running: the same `kdaug train` goes on with it"):
+        push_model(folder, "me/half")
+    (folder / "training.json").write_text(json.dumps({"status": "finished"}))
+    with pytest.raises(ConfigError, match="holds no weights"):
+        push_model(folder, "me/half")
