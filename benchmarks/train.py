@@ -227,7 +227,7 @@ def show(task: Task, found: dict[str, Any], rate: str) -> None:
 def apart(found: dict[str, Any]) -> float:
     """How far the two loss curves are from each other at most, in nats."""
     pairs = zip(*(found[side]["losses"] for side in SIDES), strict=True)
-    return max(abs(ours - theirs) for ours, theirs in pairs)
+    return float(max(abs(ours - theirs) for ours, theirs in pairs))
 
 
 def main() -> int:

@@ -67,5 +67,12 @@ class PairObjective:
         tokens = torch.tensor([d.trained for d in documents], device=sums.device, dtype=sums.dtype).view(-1, 2)
         reference = column([pair.reference for pair in units])
         ref_chosen, ref_rejected = (None, None) if reference is None else reference.T
-        preference = column([pair.preference for pair in units])
-        return Pairs(*sums.T, *tokens.T, ref_chosen, ref_rejected, preference)
+        return Pairs(
+            chosen=sums[:, 0],
+            rejected=sums[:, 1],
+            chosen_tokens=tokens[:, 0],
+            rejected_tokens=tokens[:, 1],
+            ref_chosen=ref_chosen,
+            ref_rejected=ref_rejected,
+            preference=column([pair.preference for pair in units]),
+        )

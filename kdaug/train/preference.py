@@ -34,8 +34,10 @@ LEARNING_RATE = 5e-7  # Zephyr and DEITA, for DPO
 # SimPO: Llama 3 8B base. ORPO, RRHF: their papers; both train the better answer as well.
 LEARNING_RATES = {"simpo": 6e-7, "orpo": 8e-6, "rrhf": 2e-5}
 # Fields that are parameters of some losses; what is not given has that loss's own default.
-PARAMETERS = ("beta", "label_smoothing", "gamma_over_beta", "alpha", "divergence", "length_normalise")
-PARAMETERS += ("desirable_weight", "undesirable_weight", "sft_weight")
+PARAMETERS = (
+    *("beta", "label_smoothing", "gamma_over_beta", "alpha", "divergence", "length_normalise"),
+    *("desirable_weight", "undesirable_weight", "sft_weight"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ def _pairs(how: Preference, student: Student, data: Encoded, folder: Folder) -> 
     if loss.needs_reference:
         scores = reference_logprobs(student, list(chain.from_iterable(data.documents)), folder, how.length)
         references = list(zip(scores[::2], scores[1::2], strict=True))
-    pairs = [Pair(*pair, *more) for pair, *more in zip(data.documents, references, data.beside, strict=True)]
+    sides = zip(data.documents, references, data.beside, strict=True)
+    pairs = [Pair(chosen, rejected, known, probable) for (chosen, rejected), known, probable in sides]
     beta = float(how._given["beta"])
     return pairs, PairObjective(student, how.length, loss, loss.bind(**how._given), beta)
 

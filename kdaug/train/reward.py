@@ -66,7 +66,8 @@ class RewardModel(Settings):
                 model = load_scorer(source, chat, device, self.dtype, self.seed)
                 _set_pad(model, {d.ids[-1] for pair in encoded.documents for d in pair})
                 objective = BradleyTerry(model, self.length, self.centring, bool(self.soft))
-                units = [Scored(*pair, label) for pair, label in zip(encoded.documents, encoded.beside, strict=True)]
+                sides = zip(encoded.documents, encoded.beside, strict=True)
+                units = [Scored(chosen, rejected, label) for (chosen, rejected), label in sides]
                 train(self, model, units, objective, folder, on_step)
         return folder.path
 
@@ -163,12 +164,12 @@ def _packed(model: Student) -> Student:
         alone = torch.cat([scores(exact, [d], 64) for d in tried])
         before = model.model.config._attn_implementation
         for by_document in ([True] if model.device == "cpu" else []) + [False]:
-            how = {"packs": True, "by_document": by_document}
+            together = replace(exact, packs=True, by_document=by_document)
             try:
                 if by_document:
                     attention.use(model.model)
-                if (scores(replace(exact, **how), tried, 64) - alone).abs().max() <= TOLERANCE:
-                    return replace(model, **how)
+                if (scores(together, tried, 64) - alone).abs().max() <= TOLERANCE:
+                    return replace(together, half=model.half)
             except NotImplementedError:
                 pass
             model.model.set_attn_implementation(before)
