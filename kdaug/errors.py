@@ -158,6 +158,15 @@ class TrainError(KdaugError):
     """Training cannot start or go on."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, where it says how to go on; no failure, so no KdaugError."""
+
+    def __init__(self, number: int, message: str = "") -> None:
+        super().__init__(message)
+        self.number = number
+        self.exit_code = 128 + number  # as a shell says it
+
+
 def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 

@@ -18,7 +18,7 @@ from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add
 from kdaug.cli.judging import add_judge_check
 from kdaug.cli.running import add_check, add_estimate, add_run
 from kdaug.cli.student import add_prune, add_train
-from kdaug.errors import KdaugError
+from kdaug.errors import Interrupted, KdaugError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command(given)
     except KdaugError as e:
         say(f"kdaug: {e}")
+        return e.exit_code
+    except Interrupted as e:
+        say(f"interrupted: {e}" if str(e) else "interrupted")
         return e.exit_code
     except KeyboardInterrupt:
         say("interrupted")

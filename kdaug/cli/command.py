@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,25 @@ def add(commands: Any, name: str, command: Command, summary: str, example: str) 
 def say(line: str) -> None:
     """On stderr: stdout is for results."""
     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def speaking() -> Iterator[None]:
+    """Within, what kdaug logs is said."""
+    log, handler = logging.getLogger("kdaug"), _Saying()
+    before = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+        log.removeHandler(handler)
+
+
+class _Saying(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
 
 
 def folder(text: str) -> Path:

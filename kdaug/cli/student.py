@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
 from typing import Any, get_args, get_type_hints
 
-from kdaug.cli.command import add, folder
+from kdaug.cli.command import add, folder, say, speaking
+
+EVERY = 10.0  # seconds between lines of progress
 
 
 def add_train(commands: Any, with_options: bool) -> None:
@@ -48,6 +55,7 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
+        sub.add_argument("--inspect", type=int, metavar="N", help="show N records as they would be trained, and stop")
         hints = get_type_hints(method)
         for field, about in described(method).items():
             kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
@@ -70,9 +78,43 @@ def _train(given: argparse.Namespace) -> int:
 
     settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
     trainer = given.method(**settings)
-    trainer.fit(read(given.data, split=given.split), student=given.student, out=given.out)
-    print(f"student: {given.out}")
+    data = read(given.data, split=given.split)
+    if given.inspect:
+        print(_inspected(trainer, data, given.student, given.inspect))
+        return 0
+    with speaking():
+        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY))
+    if not trainer.dry_run:
+        print(f"student: {given.out}")
     return 0
+
+
+def _inspected(trainer: Any, data: Any, student: str, samples: int) -> str:
+    from kdaug.chat import Chat
+    from kdaug.train.batching import encode
+    from kdaug.train.inspection import inspect
+    from kdaug.train.student import locate
+
+    chat = Chat.load(locate(student))
+    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    return inspect(encode(data, trainer.kind, chat, trainer.length), chat, samples, colour)
+
+
+def _progress(every: float) -> Callable[[Any], None]:
+    """Says where a training is, at its first and last step and every so many seconds between."""
+    said = -math.inf
+
+    def on_step(step: Any) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if step.step in (1, step.steps) or now - said >= every or step.held_out is not None:
+            said = now
+            held_out = f", held-out {step.held_out:.4f}" if step.held_out is not None else ""
+            say(
+                f"step {step.step}/{step.steps}: loss {step.loss:.4f}{held_out}, {step.tokens_per_second:,.0f} tokens/s"
+            )
+
+    return on_step
 
 
 def add_prune(commands: Any) -> None:

@@ -7,23 +7,29 @@ trained, the end of the turn trained.
 from __future__ import annotations
 
 import hashlib
+import logging
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from kdaug.chat import Chat, Spoken
-from kdaug.dataset import Dataset, Split
+from kdaug.dataset import Dataset, Split, is_dataset
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
+from kdaug.seeds import Seeds
 from kdaug.train.origin import origin_of
+from kdaug.train.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORE = -100  # the target of a position that is not trained: torch's own convention
+NAMED = 3  # records that a message names
+_log = logging.getLogger(__name__)
 Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 
 _WAY_OUT = {
@@ -36,10 +42,11 @@ _WAY_OUT = {
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One prompt with one answer: `ids` [T], and `targets` [T]: the token that follows, or IGNORE."""
+    """One prompt with one answer: `ids` [T], and `targets` [T]: the token that follows, or IGNORE. `record`: its id."""
 
     ids: array[int]
     targets: array[int]
+    record: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -129,6 +136,42 @@ def encode(
     return encoded
 
 
+def encode_held_out(
+    data: Any,
+    chat: Chat,
+    how: Settings,
+    *,
+    documents: Documents | None = None,
+    beside: Callable[[Record], Any] = lambda record: None,
+) -> Encoded | None:
+    """The held-out records of the dataset that `data` is or was read from, where `how` wants to look at them.
+
+    Raises ConfigError where there are none.
+    """
+    if not how.eval_every:
+        return None
+    if isinstance(data, Seeds) and data.split == "train" and _is_dataset(Path(data.source)):
+        data = Dataset(data.source)
+    if not (isinstance(data, Dataset) and "test" in data.counts.get(how.kind, {})):
+        raise ConfigError(
+            f"eval_every={how.eval_every} needs held-out {how.kind} records: a dataset with a test split (a run with "
+            "--holdout 0.1 makes one)"
+        )
+    return encode(data, how.kind, chat, how.length, "test", documents=documents, beside=beside)
+
+
+def check_truncated(data: Encoded, length: int, allowed: float) -> None:
+    """Say how many records were cut to `length` tokens. Raises TrainError where it is more than the share `allowed`."""
+    cut, everything = len(data.truncated), len(data.records) + len(data.dropped)
+    if not cut:
+        return
+    names = ", ".join(data.truncated[:NAMED]) + (", …" if cut > NAMED else "")
+    says = f"{cut} of {everything} records are cut to length={length} tokens, {len(data.dropped)} of them to nothing"
+    if cut > allowed * everything:
+        raise TrainError(f"{says} ({names}): raise length, or max_truncated (now {allowed:g}) to train on the rest")
+    _log.warning("%s (%s)", says, names)
+
+
 def pack(sizes: Sequence[int], length: int) -> list[list[int]]:
     """Which documents share a row of at most `length` tokens: best-fit decreasing, as indices.
 
@@ -202,7 +245,8 @@ def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
 def _documents(chat: Chat, records: Sequence[Record], answers: Sequence[Messages], length: int) -> list[_Cut]:
     """Each record's prompt with an answer, and whether it was cut to `length` tokens."""
     spoken = [_speak(chat, record, answer) for record, answer in zip(records, answers, strict=True)]
-    return [_document(ids, said, length) for ids, said in chat.encode(spoken)]
+    encoded = zip(chat.encode(spoken), records, strict=True)
+    return [_document(ids, said, length, record.id) for (ids, said), record in encoded]
 
 
 def _speak(chat: Chat, record: Record, answer: Messages) -> Spoken:
@@ -212,10 +256,11 @@ def _speak(chat: Chat, record: Record, answer: Messages) -> Spoken:
         raise TrainError(f"record {record.id}: {e}") from e
 
 
-def _document(ids: list[int], said: list[bool], length: int) -> _Cut:
+def _document(ids: list[int], said: list[bool], length: int, record: str) -> _Cut:
     kept = ids[:length]
     follows = [t if mine else IGNORE for t, mine in zip(kept, said, strict=False)]
-    return Document(array("i", kept), array("i", [*follows[1:], *[IGNORE] * bool(kept)])), len(ids) > length
+    targets = array("i", [*follows[1:], *[IGNORE] * bool(kept)])
+    return Document(array("i", kept), targets, record), len(ids) > length
 
 
 def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
@@ -228,7 +273,20 @@ def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
             raise ConfigError(f"record {record.id} is of kind {record.kind!r}, not {kind!r}: {_WAY_OUT[record.kind]}")
         if not record.prompt:
             raise ConfigError(f"record {record.id} has an empty prompt: there is nothing that it answers")
+        if any(_empty(answer) for answer in (record.completion, record.rejected) if answer is not None):
+            raise ConfigError(
+                f"record {record.id} has an empty answer, which would teach to say nothing: leave it out (the gate "
+                "heuristics drops such records)"
+            )
         yield record
+
+
+def _is_dataset(path: Path) -> bool:
+    return is_dataset(path) or is_dataset(path / "dataset")
+
+
+def _empty(answer: Messages) -> bool:
+    return not any(m.content.strip() or m.tool_calls for m in answer if m.role == "assistant")
 
 
 def _records(data: Any, kind: Trainable, split: Split) -> Iterable[Any]:

@@ -41,9 +41,6 @@ class PairObjective:
     def documents(self, unit: Pair) -> Sequence[Document]:
         return unit.chosen, unit.rejected
 
-    def tokens(self, unit: Pair) -> int:
-        return len(unit.chosen) + len(unit.rejected)
-
     def loss(self, units: Sequence[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
         pairs = self._scored(units)
         chosen, rejected = self.loss_of.rewards(pairs, 1.0)

@@ -19,14 +19,15 @@ from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
 from kdaug.record import Record
-from kdaug.train.batching import Encoded, Trainable, encode
-from kdaug.train.loop import Objective, OnStep, train
+from kdaug.train.batching import Encoded, Trainable, encode, encode_held_out
+from kdaug.train.loop import OnStep, train
 from kdaug.train.pairs import Pair, PairObjective
 from kdaug.train.preference_losses import F_DIVERGENCES, PREFERENCE_LOSSES, kto, kto_weights
 from kdaug.train.ranked import RANKING_LOSSES, RankedObjective, rankings
 from kdaug.train.reference import forget, reference_logprobs
 from kdaug.train.settings import Settings, setting
 from kdaug.train.student import Folder, Student, load, locate
+from kdaug.train.training import Objective
 from kdaug.train.unpaired import Judged, JudgedObjective, mismatched
 
 LOSSES = (*PREFERENCE_LOSSES, "kto", *RANKING_LOSSES)
@@ -88,13 +89,16 @@ class Preference(Settings):
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
         encoded = encode(data, self.kind, chat, self.length, beside=self._beside)
+        judged = encode_held_out(data, chat, self, beside=self._beside)
         how = self._settled(encoded)
         folder = Folder(Path(out), how, student, source, encoded)
         if not folder.finished:
             with threads():
                 pupil = load(source, chat, device, self.dtype)
-                units, objective = _PREPARE[self.kind](how, pupil, encoded, folder)
-                train(how, pupil, units, objective, folder, on_step)
+                prepare = _PREPARE[self.kind]
+                units, objective = prepare(how, pupil, encoded, folder)
+                held_out = prepare(how, pupil, judged, folder)[0] if judged else ()
+                train(how, pupil, units, objective, folder, on_step, held_out)
                 forget(folder)
         return folder.path
 

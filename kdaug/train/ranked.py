@@ -41,9 +41,6 @@ class RankedObjective:
     def documents(self, unit: Ranked) -> Sequence[Document]:
         return unit.answers
 
-    def tokens(self, unit: Ranked) -> int:
-        return sum(map(len, unit.answers))
-
     def loss(self, units: Sequence[Ranked]) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
 

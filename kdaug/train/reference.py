@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,23 +18,31 @@ REFERENCE = "reference.json"
 def reference_logprobs(student: Student, documents: Sequence[Document], folder: Folder, length: int) -> list[float]:
     """Of each document the summed log-probability of its answer, by this student before its first step.
 
-    They are kept in the folder while it is trained, under a key of all they depend on: the student with its tokenizer
-    and template, the records, `length` and the precision.
+    They are kept in the folder while it is trained, under a digest of all they depend on: the student with its
+    tokenizer and template, the tokens, and the precision.
     """
-    file = folder.path / REFERENCE
-    key = [folder.facts["student"], folder.facts["data"], len(documents), length, student.half]
+    file, key = folder.path / REFERENCE, _digest(student, documents, folder)
     saved: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
-    if saved.get("key") != key:
-        saved = {"key": key, "logprobs": _score(student, documents, length)}
-        with replacing(file) as tmp:
-            tmp.write_bytes(orjson.dumps(saved))
-    scores: list[float] = saved["logprobs"]
+    if key not in saved:
+        saved[key] = _score(student, documents, length)
+        if int(os.environ.get("RANK", "0")) == 0:  # of several processes the first writes
+            folder.path.mkdir(parents=True, exist_ok=True)
+            with replacing(file) as tmp:
+                tmp.write_bytes(orjson.dumps(saved))
+    scores: list[float] = saved[key]
     return scores
 
 
 def forget(folder: Folder) -> None:
     """A finished training needs its reference no more."""
     (folder.path / REFERENCE).unlink(missing_ok=True)
+
+
+def _digest(student: Student, documents: Sequence[Document], folder: Folder) -> str:
+    body = hashlib.blake2b(orjson.dumps([folder.facts["student"], student.half]), digest_size=16)
+    for document in documents:
+        body.update(len(document).to_bytes(8, "little") + document.ids.tobytes() + document.targets.tobytes())
+    return body.hexdigest()
 
 
 def _score(student: Student, documents: Sequence[Document], length: int) -> list[float]:

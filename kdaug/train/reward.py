@@ -17,7 +17,7 @@ from kdaug.device import pick_device, quiet, threads
 from kdaug.errors import BadRequest, ConfigError, TrainError, shorten
 from kdaug.record import Messages, Record
 from kdaug.train import attention
-from kdaug.train.batching import IGNORE, Document, collate, encode
+from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
@@ -54,22 +54,27 @@ class RewardModel(Settings):
     def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
         """Train `student` (a name or a folder) on preference records; return `out`, the folder of the reward model.
 
-        Steps report `accuracy` (a tie counts half), `margin` (r_c - r_r) and the mean rewards `chosen` and `rejected`.
+        Steps report `accuracy` (a tie counts half), `margin` (r_c - r_r) and the mean rewards `chosen` and `rejected`;
+        with `eval_every` the same of held-out pairs.
         Resuming and errors are as in `SFT.fit`.
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, "preference", chat, self.length, documents=_whole, beside=self._beside)
+        encoded = encode(data, self.kind, chat, self.length, documents=_whole, beside=self._beside)
+        judged = encode_held_out(data, chat, self, documents=_whole, beside=self._beside)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
             with threads():
                 model = load_scorer(source, chat, device, self.dtype, self.seed)
                 _set_pad(model, {d.ids[-1] for pair in encoded.documents for d in pair})
                 objective = BradleyTerry(model, self.length, self.centring, bool(self.soft))
-                sides = zip(encoded.documents, encoded.beside, strict=True)
-                units = [Scored(chosen, rejected, label) for (chosen, rejected), label in sides]
-                train(self, model, units, objective, folder, on_step)
+                held_out = _units(judged) if judged else ()
+                train(self, model, _units(encoded), objective, folder, on_step, held_out)
         return folder.path
+
+    @property
+    def kind(self) -> Trainable:
+        return "preference"
 
     def _beside(self, record: Record) -> float:
         name = self.soft or self.margin
@@ -88,6 +93,11 @@ class Scored:
     label: float
 
 
+def _units(data: Encoded) -> list[Scored]:
+    sides = zip(data.documents, data.beside, strict=True)
+    return [Scored(chosen, rejected, label) for (chosen, rejected), label in sides]
+
+
 @dataclass(frozen=True, slots=True)
 class BradleyTerry:
     """The reward model's loss, averaged over pairs; `soft`: with labels that are probabilities."""
@@ -102,9 +112,6 @@ class BradleyTerry:
 
     def documents(self, unit: Scored) -> Sequence[Document]:
         return unit.chosen, unit.rejected
-
-    def tokens(self, unit: Scored) -> int:
-        return len(unit.chosen) + len(unit.rejected)
 
     def loss(self, units: Sequence[Scored]) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
@@ -189,7 +196,7 @@ def _whole(
         ids = array("i", chat.tokenizer(text, add_special_tokens=False)["input_ids"])
         cut = len(ids) > length
         places = array("i", [IGNORE] * (len(ids) - 1) + [IGNORE if cut else HERE])
-        made.append((Document(ids[:length], places[:length]), cut))
+        made.append((Document(ids[:length], places[:length], record.id), cut))
     return made
 
 

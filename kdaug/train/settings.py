@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdaug.errors import ConfigError
+
+if TYPE_CHECKING:
+    from kdaug.train.batching import Trainable
 
 DTYPES = ("auto", "bfloat16", "float32")
 
 
+_PLAIN: dict[str, Any] = {"says": "", "low": -math.inf, "high": math.inf, "choices": (), "free": False}
+
+
 def setting(
-    default: Any, says: str, low: float = -math.inf, high: float = math.inf, choices: tuple[str, ...] = ()
+    default: Any,
+    says: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    choices: tuple[str, ...] = (),
+    free: bool = False,
 ) -> Any:
     """A field of a trainer: its default, what it is, and what it may be. A subclass that gives another default keeps
-    the rest."""
-    return field(default=default, metadata={"says": says, "low": low, "high": high, "choices": choices})
+    the rest. `free`: a training may be resumed with another value."""
+    return field(default=default, metadata={"says": says, "low": low, "high": high, "choices": choices, "free": free})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,23 +49,42 @@ class Settings:
     floor: float = setting(0.1, "share of lr at the end", 0, 1)
     weight_decay: float = setting(0.0, "of matrices, decoupled (AdamW)", 0)  # Alpaca
     clip: float = setting(1.0, "bound of the gradient's norm; 0: none", 0)
+    lora_rank: int = setting(0, "rank of trained matrices beside the frozen weights (LoRA); 0: train all weights", 0)
+    lora_alpha: float = setting(16.0, "LoRA's matrices count alpha / rank times", 0)  # QLoRA
+    lora_dropout: float = setting(0.0, "of what goes into LoRA's matrices", 0, 1)
+    lora_targets: str = setting("all-linear", "layers with LoRA: all-linear, or names such as q_proj,v_proj")  # QLoRA
+    dora: bool = setting(False, "train direction and length of the weights apart (DoRA); needs lora_rank")
     gradient_checkpointing: bool = setting(False, "compute activations twice instead of keeping them")
     seed: int = setting(0, "of the order of the data, and of dropout")
-    save_every: int = setting(100, "steps between checkpoints", 1)
-    device: str = setting("auto", "auto, cpu, cuda or cuda:1")
+    eval_every: int = setting(0, "steps between looks at held-out records, the best student is kept; 0: never", 0)
+    ema: float = setting(0.0, "decay of an average of the weights, which becomes the student; 0: none", 0, 1)
+    max_truncated: float = setting(0.1, "share of the records that may be cut to length", 0, 1, free=True)
+    spike: float = setting(2.0, "ranges of the last losses that a loss may lie above them; 0: any height", 0)
+    on_bad: str = setting(
+        "skip", "what to do at a spike or a loss that is no number", choices=("skip", "stop"), free=True
+    )
+    dry_run: bool = setting(False, "say what the training will be, and stop before its first step", free=True)
+    save_every: int = setting(100, "steps between checkpoints", 1, free=True)
+    device: str = setting("auto", "auto, cpu, cuda or cuda:1", free=True)
     dtype: str = setting("auto", "to compute in; auto: bfloat16 where that is fast", choices=DTYPES)
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.dora and not self.lora_rank:
+            raise ConfigError(f"{type(self).__name__}(dora=True): needs lora_rank, such as lora_rank=16")
+
+    @property
+    def kind(self) -> Trainable:
+        """Of the records that it trains on."""
+        return "completion"
 
 
 def described(trainer: type[Any]) -> dict[str, dict[str, Any]]:
-    """Of each field: `default`, `says`, `low`, `high`, `choices`; what a class leaves out is that of its bases."""
+    """Of each field: `default`, `says`, `low`, `high`, `choices`, `free`; what a class leaves out its bases say."""
     found: dict[str, dict[str, Any]] = {}
     for part in reversed(trainer.__mro__):
         for f in fields(part) if is_dataclass(part) else ():
-            found[f.name] = {"says": "", "low": -math.inf, "high": math.inf, "choices": ()} | found.get(f.name, {})
-            found[f.name] |= {**f.metadata, "default": f.default}
+            found[f.name] = _PLAIN | found.get(f.name, {}) | {**f.metadata, "default": f.default}
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Document, collate, encode
+from kdaug.train.batching import Document, Encoded, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, load, locate
@@ -38,16 +38,21 @@ class SFT(Settings):
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, "completion", chat, self.length)
+        encoded = encode(data, self.kind, chat, self.length)
+        judged = encode_held_out(data, chat, self)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
             with threads():
                 pupil = load(source, chat, device, self.dtype)
-                documents = [document for (document,) in encoded.documents]
-                plan = pupil.plan([len(d) for d in documents], self.length)
-                rows = [[documents[i] for i in row] for row in plan]
-                train(self, pupil, rows, Likelihood(pupil), folder, on_step)
+                rows = _rows(pupil, encoded, self.length)
+                held_out = _rows(pupil, judged, self.length) if judged else ()
+                train(self, pupil, rows, Likelihood(pupil), folder, on_step, held_out)
         return folder.path
+
+
+def _rows(student: Student, data: Encoded, length: int) -> list[Row]:
+    documents = [document for (document,) in data.documents]
+    return [[documents[i] for i in row] for row in student.plan([len(d) for d in documents], length)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ class Likelihood:
     def weight(self, unit: Row) -> int:
         return sum(document.trained for document in unit)
 
-    def tokens(self, unit: Row) -> int:
-        return sum(len(document) for document in unit)
+    def documents(self, unit: Row) -> Row:
+        return unit
 
     def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         logprobs, _ = self.student.logprobs(collate(units, self.student.chat.pad))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from array import array
 from collections.abc import Iterator, Sequence
@@ -19,13 +18,16 @@ from kdaug.chat import Chat
 from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
 from kdaug.train import attention
-from kdaug.train.batching import IGNORE, Batch, Document, Encoded, collate, pack
+from kdaug.train.batching import IGNORE, Batch, Document, Encoded, check_truncated, collate, pack
+from kdaug.train.checkpoint import replacing as replacing
+from kdaug.train.distributed import all_parts, whole
 from kdaug.train.losses import linear_logprobs, widen
-from kdaug.train.settings import DTYPES
+from kdaug.train.settings import DTYPES, described
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+ASIDE = "bad_batches.jsonl"  # batches whose step was not taken
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
 
 
@@ -48,7 +50,7 @@ class Student:
     @property
     def head(self) -> Tensor:
         """The weights from hidden states to logits [V, d]."""
-        return self.model.get_output_embeddings().weight
+        return whole(self.model.get_output_embeddings().weight)
 
     @contextmanager
     def precision(self) -> Iterator[None]:
@@ -207,20 +209,19 @@ def digest(folder: Path) -> str:
     return body.hexdigest()
 
 
-# What may differ between a training and its resumption: none of it changes the result.
-FREE = ("device", "save_every")
-
-
 class Folder:
     """A student's folder while it is trained. `facts` make this training this one and no other; `about` is for people.
 
-    Raises ConfigError where the folder holds another training, or a model of other making.
+    Raises ConfigError where the folder holds another training, or a model of other making, and TrainError where more
+    records are cut than `how` allows.
     """
 
     def __init__(self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded) -> None:
+        check_truncated(data, how.length, how.max_truncated)
         self.path = path
-        self.checkpoint = path / "checkpoint.pt"
-        settings = {name: value for name, value in asdict(how).items() if name not in FREE}
+        self.checkpoint, self.best = path / "checkpoint.pt", path / "best.pt"
+        about = described(type(how))
+        settings = {name: value for name, value in asdict(how).items() if not about[name]["free"]}
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
         self.about: dict[str, Any] = {
             "student": str(name),
@@ -234,7 +235,7 @@ class Folder:
         }
         before = self._before()
         self.finished = before.get("status") == "finished"
-        path.mkdir(parents=True, exist_ok=True)
+        self.threads = int(before.get("threads", 0))  # that it was begun with; 0: not begun
 
     def _before(self) -> dict[str, Any]:
         file = self.path / "training.json"
@@ -258,26 +259,32 @@ class Folder:
         return {"facts": self.facts, **self.about, **more}
 
     def tell(self, status: str, **results: Any) -> None:
-        body = {"status": status, **self.told(**results)}
+        body = {"status": status, "threads": self.threads, **self.told(**results)}
         with replacing(self.path / "training.json") as tmp:
             tmp.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
 
     def metrics(self) -> list[dict[str, Any]]:
-        file = self.path / "metrics.jsonl"
-        return [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+        return read_lines(self.path / "metrics.jsonl")
 
     def rewind(self, step: int) -> None:
-        """Forget the metrics of steps after the checkpoint: these are taken again."""
-        kept = [m for m in self.metrics() if m["step"] <= step]
-        with replacing(self.path / "metrics.jsonl") as tmp:
-            tmp.write_bytes(b"".join(orjson.dumps(m) + b"\n" for m in kept))
+        """Forget what was told of steps after the checkpoint: these are taken again."""
+        for name in ("metrics.jsonl", ASIDE):
+            if lines := read_lines(self.path / name):
+                with replacing(self.path / name) as tmp:
+                    tmp.write_bytes(b"".join(orjson.dumps(m) + b"\n" for m in lines if m["step"] <= step))
+
+    def clear(self) -> None:
+        """Remove what only an unfinished training needs."""
+        for left in (self.checkpoint, self.best, *all_parts(self.checkpoint), *self.path.glob("*.tmp")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink(missing_ok=True)
 
 
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A temporary name to write to, which then takes the file's place: a kill leaves the old one whole."""
-    tmp = file.with_name(file.name + ".tmp")
-    yield tmp
-    with tmp.open("rb+") as f:
-        os.fsync(f.fileno())
-    tmp.replace(file)
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """JSON lines; a last line that a kill tore is none."""
+    if not file.is_file():
+        return []
+    whole, _, _ = file.read_bytes().rpartition(b"\n")
+    return [orjson.loads(line) for line in whole.splitlines()]

@@ -53,9 +53,6 @@ class JudgedObjective:
     def documents(self, unit: Judged) -> Sequence[Document]:
         return (unit.answer,)
 
-    def tokens(self, unit: Judged) -> int:
-        return len(unit.answer)
-
     def loss(self, units: Sequence[Judged]) -> tuple[Tensor, dict[str, Tensor]]:
         import torch
 
@@ -114,4 +111,5 @@ def _joined(asked: Document, answered: Document, length: int) -> Document:
     ids = asked.ids[:end] + answered.ids[begin:]
     # The prompt's last token predicts the answer's first.
     targets = asked.targets[: end - 1] + answered.targets[begin - 1 :]
-    return Document(ids[:length], targets[: min(length, len(ids)) - 1] + array("i", [IGNORE]))
+    targets = targets[: min(length, len(ids)) - 1] + array("i", [IGNORE])
+    return Document(ids[:length], targets, asked.record)

@@ -12,6 +12,7 @@ import pytest
 
 from kdaug.chat import Chat
 from kdaug.cli import main
+from kdaug.dataset import Dataset, write_dataset
 from kdaug.errors import ConfigError
 from kdaug.record import Record, assistant, user
 from kdaug.train.batching import IGNORE, encode
@@ -59,6 +60,22 @@ def test_every_loss_of_pairs_lowers_itself_and_raises_the_margin(
     assert told[-1]["accuracy"] == 1
     if PREFERENCE_LOSSES[loss].needs_reference:
         assert told[0]["margin"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["dpo", "kto", "rrhf"])
+def test_held_out_records_are_looked_at_against_their_own_reference(
+    loss: str, tiny: Path, pairs: list[Record], judged: list[Record], ranked: list[Record], tmp_path: Path
+) -> None:
+    records = {"dpo": pairs, "kto": judged, "rrhf": ranked}[loss]
+    held_out = {r.id for r in records if r.prompt in [p.prompt for p in pairs[9:]]}
+    write_dataset(tmp_path / "data", lambda: records, held_out=held_out, facts={})
+    how = replace(FAST, loss=loss, eval_every=1, epochs=2)
+    how.fit(Dataset(tmp_path / "data"), student=tiny, out=tmp_path / "model")
+    first, *_, last = metrics(tmp_path / "model")
+    assert last["held_out"] < first["held_out"]
+    assert last["held_out_margin"] > first["held_out_margin"]
+    assert last["held_out_accuracy"] > 0.8
+    assert not (tmp_path / "model" / "reference.json").exists()
 
 
 def test_a_loss_without_a_reference_asks_for_none(

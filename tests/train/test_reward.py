@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from kdaug.dataset import Dataset, write_dataset
 from kdaug.errors import ConfigError
 from kdaug.gate import Prepared
 from kdaug.gates.reward import Reward
@@ -115,6 +116,26 @@ def test_margins_and_soft_labels_are_scores_of_the_records(tiny: Path, pairs: li
         first_loss("missing", pairs, margin="apart")
     with pytest.raises(ConfigError, match="soft labels"):
         replace(FAST, soft="probability", centring=0.1)
+
+
+def test_with_lora_the_score_is_trained_as_a_whole(tiny: Path, pairs: list[Record], out: Path) -> None:
+    replace(FAST, lora_rank=4, lr=1e-2).fit(pairs, student=tiny, out=out)
+    first, *_, last = metrics(out)
+    assert last["loss"] < first["loss"] / 2
+    assert all(record.scores["reward_margin"] > 0 for record in gated(out, pairs))
+
+
+def test_accuracy_on_held_out_pairs_is_told(tiny: Path, pairs: list[Record], tmp_path: Path) -> None:
+    held_out = {pair.id for pair in pairs[9:]}
+    write_dataset(tmp_path / "data", lambda: pairs, held_out=held_out, facts={})
+    how = replace(FAST, eval_every=3)
+    how.fit(Dataset(tmp_path / "data"), student=tiny, out=tmp_path / "model")
+    looks = [m for m in metrics(tmp_path / "model") if "held_out" in m]
+    assert looks[-1]["held_out_accuracy"] == 1
+    assert looks[-1]["held_out_margin"] > looks[0]["held_out_margin"]
+    scored = gated(tmp_path / "model", pairs[9:])
+    best = min(looks, key=lambda m: m["held_out"])
+    assert sum(r.scores["reward_margin"] for r in scored) / 3 == pytest.approx(best["held_out_margin"], abs=1e-2)
 
 
 def test_what_does_not_fit_is_left_out_not_cut(tiny: Path, pairs: list[Record], out: Path) -> None:

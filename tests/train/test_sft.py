@@ -17,8 +17,9 @@ from kdaug.errors import ConfigError, TrainError
 from kdaug.models import find_model
 from kdaug.record import Record, assistant, user
 from kdaug.train.evaluate import evaluate
-from kdaug.train.loop import Step, rate
+from kdaug.train.loop import Step
 from kdaug.train.sft import SFT
+from kdaug.train.training import rate
 
 FAST = SFT(epochs=2, lr=3e-3, length=128, accumulate=2)
 

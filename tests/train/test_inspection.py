@@ -1,0 +1,58 @@
+"""`--inspect`: exactly what is trained is marked, special tokens and line ends are seen, and nothing is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kdaug.chat import Chat
+from kdaug.cli import main
+from kdaug.record import Record, assistant, user
+from kdaug.train.batching import encode
+from kdaug.train.inspection import PLAIN, SEEN, SPECIAL, TRAINED, inspect
+
+RECORD = Record(prompt=user("Wet?"), completion=assistant("Yes.\nVery."))
+
+
+def test_the_marks_stand_round_what_is_trained(tiny: Path) -> None:
+    chat = Chat.load(tiny)
+    said = inspect(encode([RECORD], "completion", chat, 128), chat, 5, colour=False)
+    # The start of the turn is given, its end is the model's to say.
+    assert "<|im_start|>user↵\nWet?<|im_end|>↵\n<|im_start|>assistant↵\n⟦Yes.↵\nVery.<|im_end|>⟧\n" in said
+    assert f"record {RECORD.id}: 11 of 33 tokens trained" in said  # 10 letters and the end
+    assert "1 records" in said and "0 records are cut" in said
+
+
+def test_in_colour_special_tokens_stand_out(tiny: Path) -> None:
+    chat = Chat.load(tiny)
+    said = inspect(encode([RECORD], "completion", chat, 128), chat, 1, colour=True)
+    assert f"{SEEN}{SPECIAL}<|im_start|>{PLAIN}" in said
+    assert f"{TRAINED}Yes.↵\nVery.{PLAIN}{TRAINED}{SPECIAL}<|im_end|>{PLAIN}" in said
+
+
+def test_control_characters_of_the_data_do_not_reach_the_terminal(tiny: Path) -> None:
+    chat = Chat.load(tiny)
+    record = Record(prompt=user("\x1b[31mred"), completion=assistant("Yes."))
+    said = inspect(encode([record], "completion", chat, 128), chat, 1, colour=False)
+    assert "\x1b" not in said
+    assert r"\x1b[31mred" in said
+
+
+def test_both_answers_of_a_pair_are_shown(tiny: Path, pairs: list[Record]) -> None:
+    chat = Chat.load(tiny)
+    said = inspect(encode(pairs, "preference", chat, 256), chat, 2, colour=False)
+    assert said.count(", chosen:") == said.count(", rejected:") == said.count("⟦No idea at all, sorry.<|im_end|>⟧") == 2
+    assert f"record {pairs[0].id}" in said and f"record {pairs[6].id}" in said  # spread over the data
+
+
+def test_the_command_shows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "Yes."}) + "\n" for n in range(9)))
+    command = ["train", "sft", "--data", str(data), "--student", str(tiny), "--out", str(tmp_path / "out")]
+    assert main([*command, "--inspect", "3", "--length", "64"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("⟦Yes.<|im_end|>⟧") == 3
+    assert "9 records" in said
+    assert not (tmp_path / "out").exists()
