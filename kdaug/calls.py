@@ -52,6 +52,7 @@ def _by_itself(what: WaitsFor) -> AbstractContextManager[None]:
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()
+SLOW_TO_OPEN = 5.0  # seconds after which it is said that a teacher is being loaded
 
 
 class Closing(Exception):
@@ -278,6 +279,8 @@ class Calls:
             folder = self.state / "".join(c if c.isalnum() or c in "-._" else "_" for c in teacher.name)
             folder.mkdir(parents=True, exist_ok=True)
             opening = self._opening[id(teacher)] = asyncio.create_task(teacher.open(folder))
+            slow = asyncio.get_running_loop().call_later(SLOW_TO_OPEN, self.say, f"{teacher.name} is being loaded")
+            opening.add_done_callback(lambda _: slow.cancel())
         if not opening.done():
             await asyncio.shield(opening)
         opening.result()

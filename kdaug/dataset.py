@@ -132,7 +132,9 @@ class Dataset:
         if len(counts) > 1:
             raise ConfigError(f"{self.path} holds {' and '.join(counts)} records: name the kind to export")
         if split is None and len(splits := self._splits(kind)) > 1:
-            raise ConfigError(f"{self.path} has the splits {' and '.join(splits)}: name the one to export")
+            raise ConfigError(
+                f"{self.path} has the splits {' and '.join(splits)}: name the one to export (--split train)"
+            )
         return export(self.records(kind, split), Path(path), format, kinds=tuple(counts))
 
     def push_to_hub(
@@ -363,25 +365,31 @@ class Dropped:
 
 
 def write_dropped(path: Path, drops: Iterable[Dropped]) -> int:
-    """Writes dropped.parquet, as a stream; returns how many. `record` and `detail` are JSON there."""
+    """Writes dropped.parquet, as a stream; returns how many. `record` and `detail` are JSON there.
+
+    Raises KdaugError where it cannot be written.
+    """
     import pyarrow as pa
 
     fields = [("stage", pa.string()), ("job", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
     schema = pa.schema([*fields, ("id", pa.string()), ("record", pa.string())])
     number = 0
-    with whole(path) as fresh, closing(_Parquet(fresh, schema)) as file:
-        for drop in drops:
-            file.add(
-                {
-                    "stage": drop.stage,
-                    "job": drop.job,
-                    "reason": drop.reason,
-                    "detail": _json(dict(drop.detail)),
-                    "id": drop.record and drop.record.id,
-                    "record": drop.record and _json(drop.record.to_json()),
-                }
-            )
-            number += 1
+    try:
+        with whole(path) as fresh, closing(_Parquet(fresh, schema)) as file:
+            for drop in drops:
+                file.add(
+                    {
+                        "stage": drop.stage,
+                        "job": drop.job,
+                        "reason": drop.reason,
+                        "detail": _json(dict(drop.detail)),
+                        "id": drop.record and drop.record.id,
+                        "record": drop.record and _json(drop.record.to_json()),
+                    }
+                )
+                number += 1
+    except OSError as e:
+        raise KdaugError(f"cannot write {path}: {e.strerror or e}") from e
     return number
 
 

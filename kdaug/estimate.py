@@ -14,9 +14,9 @@ from math import inf, prod
 from pathlib import Path
 from random import Random
 
-from kdaug.errors import ConfigError
+from kdaug.errors import KdaugError
 from kdaug.journal import Journal
-from kdaug.prices import Price, dollars, prices_of
+from kdaug.prices import Price, dollars, price_hint, prices_of
 from kdaug.progress import Log, duration
 from kdaug.recipe import Recipe
 from kdaug.running import execute
@@ -77,13 +77,13 @@ def estimate(
         journal.close()
     whole = extrapolate(recipe, sample, paces)
     if whole is None:
-        raise ConfigError(f"the sample kept nothing, so it says nothing of the whole: see why with kdaug show {out}")
+        raise KdaugError(f"the sample kept nothing, so it says nothing of the whole: see why with kdaug show {out}")
     others = resampled(recipe, sample, paces)
     kept = sum(job.kept for job in sample[-1])
     yield f"sample: {len(sample[0])} jobs, {kept} records kept; the run goes on from them"
     yield from _table(recipe, whole, others)
     if unpriced := [name for name, pace in paces.items() if pace.price is None]:
-        yield f"no price is known for {', '.join(unpriced)}: give --price, or pip install 'kdaug[prices]'"
+        yield f"no price is known for {', '.join(unpriced)}: {price_hint()}"
     if recipe.source.grows:
         yield "a growing pool keeps less of what is proposed the larger it is: expect the upper ends"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +15,7 @@ import kdaug
 from kdaug.engine import Engine
 from kdaug.errors import KdaugError
 from kdaug.journal import Journal
-from kdaug.prices import Bill, Price, dollars, prices_of, spent
+from kdaug.prices import Bill, Price, dollars, price_hint, prices_of, spent
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
 from kdaug.rows import Rows
@@ -125,7 +125,7 @@ class Teller:
         yield from self._untested(facts)
         if self.teachers:
             yield f"  {_asked(facts)}"
-        if cost := self._spent(facts["bill"]):
+        if cost := self._spent(facts["bill"], facts["usage"]):
             yield f"  {cost}"
         if ending.by in GOES_ON and facts["status"] != "finished":
             yield from self.resuming()
@@ -157,11 +157,11 @@ class Teller:
             }
         return facts
 
-    def _spent(self, bill: Mapping[str, Any]) -> str:
+    def _spent(self, bill: Mapping[str, Any], used: Iterable[str]) -> str:
         """What it cost, where anything was billed or might have been."""
-        unknown = sorted(name for name, price in self.prices.items() if price is None)
+        unknown = sorted(name for name in used if self.prices.get(name) is None)
         if unknown:
-            return f"cost: unknown (no price for {', '.join(unknown)}: give --price, or pip install 'kdaug[prices]')"
+            return f"cost: unknown (no price for {', '.join(unknown)}: {price_hint()})"
         return spent(bill)
 
 

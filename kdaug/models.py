@@ -110,7 +110,7 @@ def read_licence(path: str | Path) -> str | None:
     path = Path(path)
     if path.suffix == ".gguf":
         return read_text(path, "general.license")
-    for stated in (_front_matter(path / "README.md"), _config(path)):
+    for stated in (front_matter(path / "README.md"), _config(path)):
         licence = stated.get("license")
         if licence == "other":
             licence = stated.get("license_name") or licence
@@ -222,7 +222,7 @@ def _fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _front_matter(readme: Path) -> dict[str, Any]:
+def front_matter(readme: Path) -> dict[str, Any]:
     """The YAML between the first two `---` lines, or nothing."""
     if not readme.is_file():
         return {}

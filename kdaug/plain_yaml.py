@@ -13,9 +13,12 @@ BOOL, FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
 def plain_yaml(text: str) -> Any:
     """The value of a YAML text: `on`, `off`, `yes` and `no` are words (our gates have a field `on`), 1e-4 is a number.
 
-    Raises yaml.YAMLError, also for a key that stands twice in one mapping.
+    Raises yaml.YAMLError, also for a key that stands twice in one mapping, and for a text that is nested too deeply.
     """
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError as e:
+        raise yaml.YAMLError("nested too deeply") from e
 
 
 class _Loader(yaml.SafeLoader):

@@ -84,6 +84,11 @@ def _from_table(model: str, base_url: str | None) -> Price | None:
     )
 
 
+def price_hint() -> str:
+    """How an unknown price becomes known."""
+    return "give --price" if find_spec("genai_prices") else "give --price, or pip install 'kdaug[prices]'"
+
+
 def parse_price(text: str) -> tuple[str, Price]:
     """`MODEL=INPUT,OUTPUT` in US dollars per million tokens, as on the command line."""
     model, sign, figures = text.rpartition("=")

@@ -7,7 +7,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -48,7 +48,8 @@ class Log:
 
     def say(self, line: str, *, show: bool = True) -> None:
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
+            # A full disk is found out by the journal, which says so: here it only costs the line.
+            with suppress(OSError), self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
         if not show or self.quiet:
             return

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # The folder of this run's user, seen by the run's own tasks only.
 _overlay: ContextVar[Path | None] = ContextVar("templates", default=None)
 
+SECTIONS = ("prompts", "card")  # what a user's folder may replace
 _ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -37,6 +38,8 @@ def overlay(folder: Path | None) -> Iterator[None]:
     """Within it, templates of `folder` (laid out as `templates/`) replace the shipped ones of the same name."""
     if folder is not None and not folder.is_dir():
         raise ConfigError(f"no folder of templates at {folder}")
+    if folder is not None and not any(path for kind in SECTIONS for path in folder.glob(f"{kind}/**/*.j2")):
+        raise ConfigError(f"{folder} holds no template: a prompt's is {folder}/prompts/GENERATOR/NAME.j2 (kdaug init)")
     token = _overlay.set(folder)
     try:
         yield
@@ -75,6 +78,8 @@ def _guarded(name: str, section: str) -> Iterator[None]:
     except TemplateError as e:
         where = f", line {e.lineno}" if isinstance(e, TemplateSyntaxError) else ""
         raise ConfigError(f"template {section}/{name}.j2{where}: {e}") from e
+    except UnicodeDecodeError as e:
+        raise ConfigError(f"template {section}/{name}.j2 is no UTF-8 text: save it as UTF-8") from e
 
 
 def converse(name: str, **values: Any) -> Messages:

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,14 @@ class Recipe:
         for stage in self.stages:
             if not isinstance(stage, Stage):
                 raise ConfigError(f"{stage!r} is no stage: write Stage({stage!r}, [gates])")
+            if isinstance(stage.generator, Gate):
+                raise ConfigError(f"{stage.generator.name} is a gate, no generator: write Stage(Pass(), [gates])")
             for gate in stage.gates:
                 if not isinstance(gate, (Gate, type)):
                     raise ConfigError(f"{gate!r} is no gate: a gate is a subclass of kdaug.Gate")
+        for limit in ("max_cost", "max_time", "max_failure_rate"):
+            if (value := getattr(self, limit)) is not None and not isfinite(value):
+                raise ConfigError(f"{limit} is {value}: give a number, or leave it out")
         for limit in ("target", "max_jobs"):
             value = getattr(self, limit)
             if value is not None and value < 1:
@@ -129,7 +135,10 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
 
 
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raises ConfigError when a part of the recipe asks a role that nobody plays, or what plays one is no teacher."""
+    """Raises ConfigError when a part of the recipe asks a role that nobody plays, what plays one is no teacher, or the
+    recipe is none."""
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"{recipe!r} is no recipe: give a kdaug.Recipe (the command line runs built-in ones by name)")
     for role, teacher in teachers.items():
         if isinstance(teacher, (str, type)) or not hasattr(teacher, "generate"):
             raise ConfigError(f'{role}={teacher!r} is no teacher: give an object such as kd.OpenAI("gpt-4.1-mini")')

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import compress, islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from kdaug.budget import Budget
 from kdaug.dataset import Dataset, write_dataset, write_dropped
 from kdaug.dataset import Dropped as DroppedRow
 from kdaug.engine import Engine
-from kdaug.errors import ConfigError, KdaugError
+from kdaug.errors import ConfigError, JournalError, KdaugError
 from kdaug.facts import Teller, stage_name
 from kdaug.journal import Failed, Journal
 from kdaug.judges import judges_of
@@ -141,6 +141,7 @@ class _Run:
         command: str,
         redo_failed: bool,
     ) -> None:
+        check_roles(recipe, teachers)
         self._recipe, self._out, self.teachers, self.log = recipe, out, teachers, log
         self._redo_failed = redo_failed
         self._held_out = hold_out(recipe.source.seeds, recipe.holdout)
@@ -148,7 +149,6 @@ class _Run:
         self._tell = Teller(recipe, teachers, command, recipe.describe(), judges)
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
-        check_roles(recipe, teachers)
 
     async def execute(self) -> Outcome:
         with prompts.overlay(self._recipe.templates):
@@ -187,7 +187,8 @@ class _Run:
     def _broke_off(self, error: BaseException) -> None:
         """A second Ctrl-C, or a bug in a part: the journal has all that was answered, the dataset is as it was."""
         status = "failed" if isinstance(error, Exception) else "interrupted"
-        self._write_facts(self._tell.beginning(status, type(error).__name__))
+        with suppress(JournalError):  # a full disk takes no more, and that is what `error` says
+            self._write_facts(self._tell.beginning(status, type(error).__name__))
         self.log.say(f"{status}: it broke off; what was answered is in the journal, the dataset is not renewed")
         for line in self._tell.resuming():
             self.log.say(line)
@@ -257,6 +258,8 @@ class _Run:
                 self.log.say(f"{role}: {self.teachers[role].name}")
             else:
                 self.log.say(f"{role}: {self.teachers['teacher'].name}, the teacher itself (no {role} was given)")
+        for role in sorted(self.teachers.keys() - asked - {"teacher"}):
+            self.log.say(f"{role}: {self.teachers[role].name}, whom nothing in this recipe asks")
 
     def _is_blank(self, journal: Journal) -> bool:
         """Whether nothing was ever sent from this folder."""
@@ -269,7 +272,7 @@ class _Run:
         recipe = self._recipe
         now: dict[str, Json] = {role: teacher.name for role, teacher in self.teachers.items()}
         for role, name in (journal.meta("teachers") or {}).items():
-            if now.get(role, name) != name:
+            if now.get(role, name) != name and not self._is_blank(journal):
                 self.log.say(f"the {role} was {name}: its replies are kept, new calls go to {now[role]}")
         journal.set_meta("teachers", now)
         before = journal.meta("options") or {}
@@ -304,11 +307,15 @@ class _Run:
             facts["seconds_a_call"] = {name: seconds / calls for name, (calls, seconds) in timed.items()}
         except KdaugError as e:
             error, facts["status"] = error or e, "failed"
-        self._write_facts(facts)
+        try:
+            self._write_facts(facts)
+        except JournalError as e:
+            error = error or e
         if ending.error is not None:
             self.log.say(f"error: {ending.error}", show=False)
+        begun = facts["usage"] or not isinstance(ending.error, ConfigError)  # else a mistake before any call: one line
         for line in self._tell.last_lines(facts, ending):
-            self.log.say(line)
+            self.log.say(line, show=bool(begun))
         return Outcome(self._out, facts, error)
 
     def _select(self, journal: Journal) -> tuple[Chosen | None, KdaugError | None]:
@@ -344,9 +351,14 @@ class _Run:
                     yield DroppedRow(name, job, record, drop.reason, drop.detail)
 
     def _write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Raises JournalError where the disk does not take them."""
         draft = self._out / "run.json.tmp"
-        draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        draft.replace(self._out / "run.json")
+        try:
+            draft.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            draft.replace(self._out / "run.json")
+        except OSError as e:
+            way_out = "free the disk or make the folder writable, then run the same command: nothing is lost"
+            raise JournalError(f"cannot write {self._out / 'run.json'} ({e.strerror}): {way_out}") from e
 
 
 async def _load_writers() -> None:

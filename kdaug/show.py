@@ -37,6 +37,7 @@ class Story:
         recipe = self._journal.meta("recipe") or {"stages": []}
         self._stages = len(recipe["stages"])
         self._places: dict[str, tuple[int, int, int, bool]] = {}
+        self._falls: dict[str, list[tuple[int, int, int]]] = {}  # every time that a text was dropped
 
     def facts(self) -> dict[str, Any]:
         try:
@@ -155,12 +156,20 @@ class Story:
             yield f"   kept, but not selected: {left.reason} {json.dumps(left.detail, ensure_ascii=False)}"
         elif found.drop is None:
             yield "   kept"
+            yield from self._copies(record.id)
         else:
             yield f"   dropped: {found.drop.reason}" + (
                 f" {json.dumps(found.drop.detail, ensure_ascii=False)}" if found.drop.detail else ""
             )
             yield from self._gate(found.stage, found.drop)
         yield ""
+
+    def _copies(self, id: str) -> Iterator[str]:
+        """The same text may be made again, and is then dropped: an id is a text's."""
+        for stage, job, child in self._falls.get(id, ()):
+            drop = next(d.drop for d in self._journal.commit(stage, job).dropped if d.child == child)
+            detail = f" {json.dumps(drop.detail, ensure_ascii=False)}" if drop.detail else ""
+            yield f"   the same text again, dropped (stage {stage}, job {job}, child {child}): {drop.reason}{detail}"
 
     def _gate(self, stage: int, drop: Drop) -> Iterator[str]:
         """How the gate was set that dropped it: its threshold and all else."""
@@ -188,6 +197,7 @@ class Story:
                 for job, commit in enumerate(self._journal.commits(stage)):
                     for row in commit.dropped:
                         if row.record is not None:
+                            self._falls.setdefault(row.record.id, []).append((stage, job, row.child))
                             place = (stage, job, row.child, False)
                             # A copy's fall says nothing of a record that the same stage kept.
                             if self._places.setdefault(row.record.id, place)[0] < stage:

@@ -172,6 +172,13 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["show", "{dir}/none"], "not a run folder"),
     (["export", "{dir}", "--format", "alpaca", "--to", "{dir}/x"], "not a dataset"),
     (["prune", "{dir}", "--layers", "2", "--out", "{dir}/cut"], "config.json"),
+    (["prune", "{dir}", "--layers", "2", "--out", "{dir}/bad.jsonl"], "is a file: choose a folder"),
+    (["prune", "{dir}", "--layers", "2", "--out", "{dir}"], "holds other files"),
+    (["run", "respond", "--seeds", "{dir}/deep.yaml", "--out", "{out}", "--teacher", "fake"], "nested too deeply"),
+    ([*RESPOND, "{out}", "--templates", "{dir}"], "holds no template"),
+    ([*RESPOND, "{out}", "--templates", "{dir}/mine", "--set", "respond.system=brief"], "is no UTF-8 text"),
+    ([*RESPOND, "{out}", "--max-cost", "nan"], "--max-cost is nan"),
+    (["run", "respond", "--target", "many", "--out", "{out}"], "kdaug run --help"),
 ]
 
 
@@ -182,7 +189,15 @@ def test_a_mistake_is_one_line_and_exit_2(
     seeds(tmp_path)
     (tmp_path / "empty.jsonl").write_text("", "utf-8")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{"prompt": 7}\n', "utf-8")
-    assert main([a.format(dir=tmp_path, out=tmp_path / "out") for a in arguments]) == 2
+    (tmp_path / "deep.yaml").write_text("[" * 5_000, "utf-8")
+    template = tmp_path / "mine" / "prompts" / "respond" / "brief.j2"
+    template.parent.mkdir(parents=True)
+    template.write_bytes(b"\xff\xfe\x00")
+    try:
+        code = main([a.format(dir=tmp_path, out=tmp_path / "out") for a in arguments])
+    except SystemExit as e:  # argparse
+        code = int(e.code or 0)
+    assert code == 2
     said = capsys.readouterr().err
     assert says in said
     assert len(said.strip().splitlines()) == 1
@@ -366,3 +381,17 @@ def test_doctor_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "device: " in said
     assert "embedded teacher: " in said
     assert "semantic deduplication" in said
+
+
+def test_a_text_that_was_kept_and_came_again_has_both_in_its_story(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, again, out = tmp_path / "a.jsonl", tmp_path / "b.jsonl", str(tmp_path / "out")
+    for path in (data, again):
+        path.write_text(json.dumps({"prompt": "What is deep?", "completion": "The sea."}) + "\n", "utf-8")
+    assert main(["curate", str(data), str(again), "--out", out]) == 0
+    record = next(iter(Dataset(tmp_path / "out")))
+    capsys.readouterr()
+    assert main(["show", out, record.id]) == 0
+    story = capsys.readouterr().out
+    assert story.index("   kept") < story.index("the same text again, dropped (stage 0, job 1, child 0): copies:")

@@ -19,6 +19,7 @@ import pytest
 from servers.run import FakeOpenAI
 
 import kdaug as kd
+from kdaug.errors import JournalError
 
 SEEDS = [kd.Record(prompt=kd.user(f"question {i}")) for i in range(8)]
 
@@ -64,6 +65,7 @@ def run(out: Path, *stages: Any, teacher: Any = None, **more: Any) -> kd.Dataset
         (kd.Stage(kd.Respond), "Respond is a class: write Respond()"),  # type: ignore[arg-type] # the mistake
         (kd.Stage(kd.Respond(), [kd.Rouge]), "Rouge is a class: write Rouge()"),  # type: ignore[list-item] # the mistake
         (kd.Stage(len), "needs a name and roles"),  # type: ignore[arg-type] # the mistake
+        (kd.Stage(kd.Rouge(), []), "rouge is a gate, no generator: write Stage(Pass(), [gates])"),  # type: ignore[arg-type] # the mistake
         (kd.Stage(kd.Respond(), [kd.Respond()]), "a gate is a subclass of kdaug.Gate"),  # type: ignore[list-item] # the mistake
     ],
 )
@@ -140,3 +142,18 @@ def test_a_second_ctrl_c_says_what_goes_on(tmp_path: Path) -> None:
     assert "resume: kdaug run respond" in said
     assert "Traceback" not in said
     assert json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["status"] == "interrupted"
+
+
+def test_a_disk_that_fills_before_the_last_file_is_one_error_and_the_run_goes_on(tmp_path: Path) -> None:
+    run(tmp_path / "run", kd.Stage(kd.Respond()))
+    (tmp_path / "run" / "run.json.tmp").mkdir()  # as a full disk does, it takes no file
+    with pytest.raises(JournalError, match=r"cannot write .*run\.json .*: nothing is lost"):
+        run(tmp_path / "run", kd.Stage(kd.Respond()))
+    (tmp_path / "run" / "run.json.tmp").rmdir()
+    assert len(run(tmp_path / "run", kd.Stage(kd.Respond()))) == len(SEEDS)
+
+
+@pytest.mark.parametrize("limits", [{"max_cost": float("nan")}, {"max_time": float("inf")}])
+def test_a_cap_that_is_no_number_is_refused(limits: dict[str, float]) -> None:
+    with pytest.raises(kd.ConfigError, match="give a number, or leave it out"):
+        kd.Recipe(kd.Each(SEEDS), [kd.Stage(kd.Respond())], **limits)  # type: ignore[arg-type] # floats alone

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from kdaug import __version__
 from kdaug.cli.chatting import add_chat
-from kdaug.cli.command import Command, say
+from kdaug.cli.command import Command, Parser, say
 from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.evaluating import add_eval
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_report, add_show
@@ -56,7 +56,7 @@ def _leave_quickly() -> None:
 
 def parser(*, training: bool = True) -> argparse.ArgumentParser:
     """`training`: with the options of the trainers, which take 0.1 s to look up."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         "kdaug",
         description="From seed tasks and a teacher model to a dataset and a small student model.",
         epilog="Start here: kdaug init first && kdaug run first/recipe.yaml --seeds first/seeds.jsonl --out runs/first",

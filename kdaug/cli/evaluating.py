@@ -12,6 +12,7 @@ from kdaug.cli.command import add, folder, say
 from kdaug.errors import ConfigError
 
 if TYPE_CHECKING:
+    from kdaug.progress import Log
     from kdaug.record import Record
     from kdaug.teacher import Teacher
     from kdaug.train.comparison import Table
@@ -138,7 +139,7 @@ def _on_tasks(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
 
     tasks = read_tasks(given.tasks, given.metric, given.split)
     asked = {called: _teacher(given, model) for called, model in models.items()}
-    how = {"max_tokens": given.max_tokens or 256, "seed": given.seed, "out": given.out}
+    how = {"max_tokens": given.max_tokens or 256, "seed": given.seed, "out": given.out, "log": _log(given)}
     measured = [Record(prompt=task.prompt, completion=assistant(good)) for task in tasks for good in task.good]
     table = compare_on_tasks(asked, tasks, given.metric, _name(given.tasks, given.split), **how)
     return _warned(table, models, measured)
@@ -152,9 +153,16 @@ def _duels(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Tab
     other = Called(_short(given.against), _teacher(given, given.against))
     for place, (called, model) in enumerate(models.items()):
         out = None if given.out is None else given.out / f"{place}-duel"
-        how = {"rubric": given.rubric, "max_tokens": given.max_tokens or 512, "out": out}
+        how = {"rubric": given.rubric, "max_tokens": given.max_tokens or 512, "out": out, "log": _log(given)}
         table = win_rate(Called(called, _teacher(given, model)), other, judge, data, name, **how)
         yield _warned(table, {called: model}, data)
+
+
+def _log(given: argparse.Namespace) -> Log:
+    """What a run says while it runs: only where it is kept."""
+    from kdaug.progress import Log
+
+    return Log(quiet=given.out is None)
 
 
 def _records(given: argparse.Namespace) -> Sequence[Record]:

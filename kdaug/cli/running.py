@@ -108,7 +108,7 @@ def executed(given: argparse.Namespace, recipe: Recipe, teachers: dict[str, Teac
 
 def told(given: argparse.Namespace, outcome: Outcome) -> int:
     """Prints where the dataset is; returns the exit code."""
-    if not given.quiet:
+    if not given.quiet and not isinstance(outcome.error, ConfigError):
         folder = given.out / "dataset"
         print(f"dataset: {folder}" if outcome.facts["kept"] else f"no record was kept: see kdaug show {given.out}")
     return outcome.exit_code

@@ -13,7 +13,7 @@ On: TypeAlias = Literal["instruction", "prompt", "completion"]
 
 def check_fields(gate: str, threshold: float, on: str) -> None:
     """Raises ConfigError where a near-duplicate gate's fields are out of range."""
-    if not 0 <= threshold <= 1:
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         raise ConfigError(f"{gate}: threshold must be between 0 and 1, not {threshold!r}")
     if on not in get_args(On):
         raise ConfigError(f"{gate}: on must be one of {', '.join(get_args(On))}, not {on!r}")

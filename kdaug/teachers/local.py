@@ -188,10 +188,11 @@ class Local:
             ) from e
 
     def _load(self) -> Loaded:
+        path = find_model(self.model).path  # a name that nobody knows is said before transformers is loaded
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
-        path, device = find_model(self.model).path, pick_device(self.device)
+        device = pick_device(self.device)
         dtype = self.dtype if self.dtype != "auto" else "bfloat16" if computes_in_half(device) else "float32"
         try:
             with quiet():

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from kdaug.errors import ConfigError
 from kdaug.overlap import Overlaps
 from kdaug.record import Record, spoken
-from kdaug.train.origin import records_again, short_name
+from kdaug.train.origin import records_again, short_name, trainings
 from kdaug.words import words
 
 NGRAM = 13  # words in a row: GPT-3, arXiv 2005.14165, appendix C
@@ -49,7 +47,7 @@ def contamination(training: Iterable[Record], measured: Sequence[Record]) -> Con
 
 def warnings(called: str, folder: Path, measured: Sequence[Record]) -> Iterator[str]:
     """What is to be said of a model that kdaug trained, and of those that it was trained from; nothing of others."""
-    for about in _trainings(folder):
+    for about in trainings(folder):
         origin, teller = about.get("data"), f"{called}: overlap of its training data with what it is measured by"
         if not origin:
             yield f"{teller} is not known: the records were handed in one by one"
@@ -67,16 +65,6 @@ def warnings(called: str, folder: Path, measured: Sequence[Record]) -> Iterator[
                 f"{found.of} prompts and answers that it is measured by ({found.whole} as a whole; {run}): its figures "
                 "say less of what it can do"
             )
-
-
-def _trainings(folder: Path) -> Iterator[dict[str, Any]]:
-    """What the training.json says of a student, then of the student that it was trained from, and so on."""
-    seen = set[Path]()
-    while (file := folder / "training.json").is_file() and file.resolve() not in seen:
-        seen.add(file.resolve())
-        about: dict[str, Any] = orjson.loads(file.read_bytes())
-        yield about
-        folder = Path(about["student"])
 
 
 def _texts(parts: Iterable[Sequence[Any] | None], least: int) -> list[str]:

@@ -166,7 +166,8 @@ def _judge(student: Student, teacher: Student | None, documents: Sequence[Docume
     with torch.no_grad():
         for row in plan:
             sums = _judge_batch(models, collate([[documents[i] for i in row]], student.chat.pad), len(row))
-            found.update((i, Judged(*three, documents[i].trained)) for i, three in zip(row, sums.tolist(), strict=True))
+            for i, (nll, kl, top1) in zip(row, sums.tolist(), strict=True):
+                found[i] = Judged(nll, kl, top1, documents[i].trained)
     return [found[i] for i in range(len(documents))]
 
 

@@ -83,7 +83,8 @@ def _figures(told: Mapping[str, Any]) -> dict[str, Figure]:
             if not comma or metric.endswith("_stderr") or not isinstance(value, (int, float)):
                 continue
             error = metrics.get(f"{metric}_stderr,{filtered}")
-            bounds = (value - Z * error, value + Z * error) if isinstance(error, (int, float)) else (None, None)
+            reach = Z * error if isinstance(error, (int, float)) else None
+            low, high = (None, None) if reach is None else (value - reach, value + reach)
             name = f"{task} {metric}" + ("" if filtered == "none" else f" ({filtered})")
-            found[name] = Figure(value, *bounds, n)
+            found[name] = Figure(value, low, high, n)
     return found

@@ -16,13 +16,14 @@ import yaml
 
 from kdaug.card import cell, code, fence
 from kdaug.errors import ConfigError
-from kdaug.models import SMOLLM2, locate_model
+from kdaug.models import SMOLLM2, front_matter, locate_model
 from kdaug.prompts import render
 from kdaug.terms import Terms, shared_licence, terms_of
 from kdaug.train import comparison
-from kdaug.train.origin import short_name
+from kdaug.train.origin import short_name, trainings
 from kdaug.train.student import replacing
 
+PRUNED = "pruned"
 EMBEDDED = f"HuggingFaceTB/{SMOLLM2}"  # where the embedded model is from
 
 
@@ -37,7 +38,9 @@ class Base:
 
 def write_card(folder: Path, told: Mapping[str, Any]) -> None:
     """README.md in a student's folder. `told`: what its training.json holds, with `results`."""
-    base, terms = base_of(told["student"]), {teacher: terms_of(teacher) for teacher in told["teachers"]}
+    earlier = [teacher for about in trainings(Path(told["student"])) for teacher in about.get("teachers", ())]
+    terms = {teacher: terms_of(teacher) for teacher in dict.fromkeys([*told["teachers"], *earlier])}
+    base = base_of(told["student"])
     data = told.get("data") or {}
     card = render(
         "model.md",
@@ -72,8 +75,8 @@ def is_student(folder: Path) -> bool:
 
 
 def base_of(student: str) -> Base:
-    """By the name that training.json has: a Hub id, or a folder. Of a student that was itself trained by kdaug, or of
-    a folder whose card names its own base, it is that one's."""
+    """By the name that training.json has: a Hub id, or a folder. Of a student that kdaug itself trained or pruned, the
+    Hub id is that of the model that it was made of."""
     try:
         model = locate_model(student)
     except ConfigError:  # it was there when the student was trained
@@ -85,8 +88,25 @@ def base_of(student: str) -> Base:
     file = Path(model.path) / "training.json"
     if file.is_file():
         return base_of(orjson.loads(file.read_bytes())["student"])
-    name = short_name(student)
-    return Base(name, None, Terms(model.licence) if model.licence else terms_of(name))
+    name, head = short_name(student), front_matter(Path(model.path) / "README.md")
+    hub = head.get("base_model") if PRUNED in (head.get("tags") or ()) else None
+    return Base(name, hub, Terms(model.licence) if model.licence else terms_of(name))
+
+
+def write_pruned_card(folder: Path, model: str, kept: Sequence[int], layers: int) -> None:
+    """README.md of a model of which only the layers `kept` of `layers` are left: so a student made of it knows its
+    base."""
+    base = base_of(model)
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    if licence := shared_licence([base.terms]):
+        front["license"] = licence
+    if base.hub is not None:
+        front["base_model"] = base.hub
+    front["tags"] = ["kdaug", PRUNED]
+    card = render(
+        "pruned.md", section="card", code=code, front_matter=_yaml(front), base=base, kept=kept, layers=layers
+    )
+    (folder / "README.md").write_text(card + "\n", encoding="utf-8", newline="\n")
 
 
 def _front_matter(told: Mapping[str, Any], base: Base, terms: Sequence[Terms]) -> str:

@@ -48,3 +48,13 @@ def short_name(source: str) -> str:
     if not Path(source).exists() and plain.count("/") <= 1:
         return plain
     return plain.removesuffix("/dataset").rsplit("/", 1)[-1]
+
+
+def trainings(folder: Path) -> Iterator[dict[str, Any]]:
+    """What the training.json says of a student, then of the student that it was trained from, and so on."""
+    seen = set[Path]()
+    while (file := folder / "training.json").is_file() and file.resolve() not in seen:
+        seen.add(file.resolve())
+        about: dict[str, Any] = orjson.loads(file.read_bytes())
+        yield about
+        folder = Path(about["student"])

@@ -8,7 +8,8 @@ from typing import Any
 
 from kdaug.device import quiet
 from kdaug.errors import ConfigError
-from kdaug.train.student import locate
+from kdaug.train.model_card import write_pruned_card
+from kdaug.train.student import check_free, locate
 
 
 def prune(model: str | Path, layers: int, out: str | Path) -> Path:
@@ -17,12 +18,12 @@ def prune(model: str | Path, layers: int, out: str | Path) -> Path:
     Left out is every other layer around the middle, the first and the last stay: neighbours there do the most similar
     work (arXiv 2403.17887 measures it). The copy must be trained before it is of use. Raises ConfigError.
     """
+    target = Path(out)
+    check_free(target)
+    source = locate(model)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    source, target = locate(model), Path(out)
-    if target.exists() and any(target.iterdir()):
-        raise ConfigError(f"{target} is not empty: choose another folder for the pruned model")
     with quiet():
         full = AutoModelForCausalLM.from_pretrained(source, dtype="auto")
     decoder = getattr(full.base_model, "layers", None)
@@ -36,6 +37,7 @@ def prune(model: str | Path, layers: int, out: str | Path) -> Path:
     with quiet():
         full.save_pretrained(tmp)
         AutoTokenizer.from_pretrained(source).save_pretrained(tmp)
+    write_pruned_card(tmp, str(model), kept, len(decoder))
     tmp.replace(target)
     return target
 

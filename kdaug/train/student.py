@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ASIDE = "bad_batches.jsonl"  # batches whose step was not taken
+EARLY = ("reference.json", "reference.json.tmp")  # what a kill may leave of a training before training.json
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
 
 
@@ -100,7 +101,9 @@ class Student:
         with quiet():
             self.model.to(self.dtype).save_pretrained(tmp)
             self.chat.tokenizer.save_pretrained(tmp)
+        usual = (tmp / "config.json").stat().st_mode
         for file in sorted(tmp.iterdir()):
+            file.chmod(usual)  # safetensors' own would be for its owner alone
             file.replace(folder / file.name)
         tmp.rmdir()
 
@@ -240,8 +243,7 @@ class Folder:
     def _before(self) -> dict[str, Any]:
         file = self.path / "training.json"
         if not file.is_file():
-            if any(self.path.glob("*.safetensors")):
-                raise ConfigError(f"{self.path} holds a model that was not trained there: choose another folder")
+            check_free(self.path, EARLY)
             return {}
         before: dict[str, Any] = orjson.loads(file.read_bytes())
         old = before["facts"]
@@ -280,6 +282,14 @@ class Folder:
                 shutil.rmtree(left)
             else:
                 left.unlink(missing_ok=True)
+
+
+def check_free(folder: Path, but: Collection[str] = ()) -> None:
+    """Raises ConfigError unless a model may be written there: it is not there yet, or empty `but` for these files."""
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file: choose a folder to write the model to")
+    if folder.is_dir() and any(file.name not in but for file in folder.iterdir()):
+        raise ConfigError(f"{folder} holds other files: choose another folder to write the model to")
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -118,6 +118,11 @@ class Conversation:
     def say(self, text: str, hear: Say) -> None:
         """The model's answer to `text`, which then belongs to the conversation, without its thoughts."""
         asked = Message("user", text)
-        how = {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
-        reply = self.talker.answer((*self.opening, *self.turns, asked), hear, **how)
+        reply = self.talker.answer(
+            (*self.opening, *self.turns, asked),
+            hear,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+        )
         self.turns += [asked, Message("assistant", split_thought(reply)[1])]

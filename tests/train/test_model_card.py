@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from kdaug.record import Record
 from kdaug.train import comparison
 from kdaug.train.comparison import Figure, Row, Table
 from kdaug.train.model_card import base_of, is_student, rewrite_card
+from kdaug.train.prune import prune
 from kdaug.train.publish import is_model, push_model
 from kdaug.train.sft import SFT
 
@@ -109,6 +112,35 @@ def test_the_base_is_followed_to_where_it_came_from(tmp_path: Path) -> None:
     assert base_of(str(folder)).hub == "Qwen/Qwen3-0.6B"  # a student of a student
     gone = base_of(str(tmp_path / "gone" / "model"))
     assert (gone.name, gone.hub, gone.terms.known) == ("model", None, False)
+
+
+def test_the_words_of_earlier_trainings_are_in_it_too(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
+    first = FAST.fit(answers, student=tiny, out=tmp_path / "first")
+    others = [replace(answer, teachers=("vllm:Qwen/Qwen3-32B",)) for answer in answers]
+    second = FAST.fit(others, student=first, out=tmp_path / "second")
+    card = (second / "README.md").read_text()
+    assert "| `vllm:Qwen/Qwen3-32B` | [apache-2.0]" in card and "| `fake:echo` |" in card
+    assert "`tiny`, trained with SFT" in card
+
+
+def test_a_pruned_model_hands_its_base_and_licence_on(
+    answers: list[Record], tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    full = make_model(tmp_path / "full", layers=4)
+    (full / "training.json").write_text(json.dumps({"student": "smollm2"}))
+    short = prune(full, 3, tmp_path / "short")
+    assert front(short) == {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "license": "apache-2.0",
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "tags": ["kdaug", "pruned"],
+    }
+    assert "with 3 of its 4 layers" in (short / "README.md").read_text()
+    student = FAST.fit(answers, student=short, out=tmp_path / "student")
+    assert front(student)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert front(student)["license"] == "apache-2.0"
+    assert "`short`, trained with SFT" in (student / "README.md").read_text()
 
 
 def test_only_a_finished_model_is_pushed(tmp_path: Path) -> None:

@@ -66,5 +66,5 @@ def test_another_kind_of_model_is_an_error(tmp_path: Path, out: Path, make_token
 
 
 def test_a_folder_in_use_is_left_alone(tiny: Path) -> None:
-    with pytest.raises(ConfigError, match="not empty"):
+    with pytest.raises(ConfigError, match="holds other files"):
         prune(tiny, 2, tiny)

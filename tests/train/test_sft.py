@@ -137,7 +137,7 @@ def test_another_training_in_the_folder_is_an_error_that_says_what_differs(
 
 
 def test_a_foreign_model_in_the_folder_is_not_overwritten(tiny: Path, answers: list[Record]) -> None:
-    with pytest.raises(ConfigError, match="not trained there"):
+    with pytest.raises(ConfigError, match="holds other files"):
         FAST.fit(answers, student=tiny, out=tiny)
 
 
