@@ -74,7 +74,9 @@ from kdaug.teachers.vllm import VLLM as VLLM
 from kdaug.train.distill import Distill as Distill
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO
+from kdaug.train.preference import Preference as Preference
 from kdaug.train.prune import prune as prune
+from kdaug.train.reward import RewardModel as RewardModel
 from kdaug.train.sft import SFT as SFT
 
 __version__: str

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder, say, speaking
 
@@ -26,7 +26,8 @@ def add_train(commands: Any, with_options: bool) -> None:
     if not with_options:
         return
     from kdaug.train.distill import Distill
-    from kdaug.train.preference import DPO
+    from kdaug.train.preference import Preference
+    from kdaug.train.reward import RewardModel
     from kdaug.train.settings import described
     from kdaug.train.sft import SFT
 
@@ -38,7 +39,13 @@ def add_train(commands: Any, with_options: bool) -> None:
             Distill,
             "Distillation by a --teacher, or by what a run has kept of it (run --logprobs).",
         ),
-        ("dpo", DPO, "Direct preference optimization on preference records."),
+        (
+            "preference",
+            Preference,
+            "DPO and its family on pairs, KTO on labelled answers, RRHF and PRO on ranked lists.",
+        ),
+        ("dpo", Preference, "The same: direct preference optimization is its default."),
+        ("reward", RewardModel, "A reward model on preference records, which the gate `reward` takes."),
     ):
         sub = add(
             methods,
@@ -57,8 +64,10 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--inspect", type=int, metavar="N", help="show N records as they would be trained, and stop")
         if method is Distill:
             _add_teaching(sub)
+        hints = get_type_hints(method)
         for field, about in described(method).items():
-            _add_setting(sub, field, about)
+            kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
+            _add_setting(sub, field, about, kind)
 
 
 def _add_teaching(sub: argparse.ArgumentParser) -> None:
@@ -68,15 +77,15 @@ def _add_teaching(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--cache", metavar="DIR", help="with a teacher: where what it says about the data is kept")
 
 
-def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]) -> None:
+def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any], kind: type | None) -> None:
     """An option for a trainer's field, with its type and default; none for what no command line can hold."""
     flag, default = "--" + field.replace("_", "-"), about["default"]
-    says = f"{about['says']} ({default})".replace("%", "%%")
-    if isinstance(default, bool):
+    says = (about["says"] if default in (None, "") else f"{about['says']} ({default})").replace("%", "%%")
+    if kind is bool:
         sub.add_argument(flag, dest=f"field_{field}", action=argparse.BooleanOptionalAction, help=says)
-    elif isinstance(default, (int, float, str)):
-        metavar = "|".join(about["choices"]) or "X"
-        sub.add_argument(flag, dest=f"field_{field}", type=type(default), metavar=metavar, help=says)
+    elif kind is not None:
+        metavar = "|".join(about["choices"]) if len(about["choices"]) < 5 else "NAME"
+        sub.add_argument(flag, dest=f"field_{field}", type=kind, metavar=metavar or "X", help=says)
 
 
 def _train(given: argparse.Namespace) -> int:

@@ -10,8 +10,8 @@ import hashlib
 import logging
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 IGNORE = -100  # the target of a position that is not trained: torch's own convention
 NAMED = 3  # records that a message names
 _log = logging.getLogger(__name__)
-Trainable: TypeAlias = Literal["completion", "preference"]
+Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
     "preference": "pairs are for DPO; for SFT on the better answer use record.child(by=…, rejected=None)",
-    "unpaired": "answers labelled good or bad: keep the good ones as record.child(by=…, label=None)",
-    "completion": "single answers are for SFT; DPO needs a rejected one as well",
+    "unpaired": "answers labelled good or bad are for KTO; for SFT keep the good ones: record.child(by=…, label=None)",
+    "completion": "single answers are for SFT, or for rrhf and pro if scored; DPO needs a rejected one as well",
 }
 
 
@@ -57,6 +57,8 @@ class Document:
 
 
 _Cut: TypeAlias = tuple[Document, bool]
+# Of records, an answer each and a length: the documents, and whether each was cut to it.
+Documents: TypeAlias = Callable[[Chat, Sequence[Record], Sequence[Messages], int], list[_Cut]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,7 @@ class Encoded:
 
     `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
     `origin`: where they were read from, as `origin_of` has it.
+    `beside`: of each record what was asked for besides its tokens.
     """
 
     records: tuple[str, ...]
@@ -73,6 +76,7 @@ class Encoded:
     dropped: tuple[str, ...]
     teachers: tuple[str, ...]
     origin: dict[str, Any] = field(default_factory=dict)
+    beside: tuple[Any, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -87,24 +91,35 @@ class Encoded:
         return hashlib.blake2b("\n".join(self.records).encode(), digest_size=8).hexdigest()
 
 
-def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "train") -> Encoded:
+def encode(
+    data: Any,
+    kind: Trainable,
+    chat: Chat,
+    length: int,
+    split: Split = "train",
+    *,
+    documents: Documents | None = None,
+    beside: Callable[[Record], Any] = lambda record: None,
+) -> Encoded:
     """The one way from records to documents, for training and for evaluation.
 
     `data`: records, something with `.records()`, or a Dataset, of which the split's records of this kind are taken. A
-    document is cut to `length` tokens. Raises ConfigError for records of another kind or none at all, and TrainError
-    when nothing or everything of them would be trained.
+    document is cut to `length` tokens. `documents`: how they are made of records, if not as here; `beside`: what else
+    to keep of a record. Raises ConfigError for records of another kind or none at all, and TrainError when nothing or
+    everything of them would be trained.
     """
     if length < 2:
         raise ConfigError(f"length must be at least 2 tokens, not {length}")
     records: list[str] = []
-    documents: list[tuple[Document, ...]] = []
+    make, made = documents or _documents, list[tuple[Document, ...]]()
     truncated: list[str] = []
     dropped: list[str] = []
     teachers: dict[str, None] = {}
+    besides: list[Any] = []
     for block in _blocks(of_kind(data, kind, split), 1000):
-        sides = [_documents(chat, block, [r.completion or () for r in block], length)]
+        sides = [make(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
-            sides.append(_documents(chat, block, [r.rejected or () for r in block], length))
+            sides.append(make(chat, block, [r.rejected or () for r in block], length))
         for record, *answers in zip(block, *sides, strict=True):
             if any(cut for _, cut in answers):
                 truncated.append(record.id)
@@ -112,16 +127,23 @@ def encode(data: Any, kind: Trainable, chat: Chat, length: int, split: Split = "
                 dropped.append(record.id)
                 continue
             records.append(record.id)
-            documents.append(tuple(document for document, _ in answers))
+            made.append(tuple(document for document, _ in answers))
+            besides.append(beside(record))
             teachers.update(dict.fromkeys(record.teachers))
-    encoded = Encoded(
-        tuple(records), documents, tuple(truncated), tuple(dropped), tuple(teachers), origin_of(data, split)
-    )
+    kept = (tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers))
+    encoded = Encoded(*kept, origin_of(data, split), tuple(besides))
     _check_trained(encoded, length)
     return encoded
 
 
-def encode_held_out(data: Any, chat: Chat, how: Settings) -> Encoded | None:
+def encode_held_out(
+    data: Any,
+    chat: Chat,
+    how: Settings,
+    *,
+    documents: Documents | None = None,
+    beside: Callable[[Record], Any] = lambda record: None,
+) -> Encoded | None:
     """The held-out records of the dataset that `data` is or was read from, where `how` wants to look at them.
 
     Raises ConfigError where there are none.
@@ -135,7 +157,7 @@ def encode_held_out(data: Any, chat: Chat, how: Settings) -> Encoded | None:
             f"eval_every={how.eval_every} needs held-out {how.kind} records: a dataset with a test split (a run with "
             "--holdout 0.1 makes one)"
         )
-    return encode(data, how.kind, chat, how.length, "test")
+    return encode(data, how.kind, chat, how.length, "test", documents=documents, beside=beside)
 
 
 def check_truncated(data: Encoded, length: int, allowed: float) -> None:
@@ -173,16 +195,29 @@ def pack(sizes: Sequence[int], length: int) -> list[list[int]]:
 class Batch:
     """Rows of documents. `ids`, `positions`, `targets` [B, L]; `owner` [B, L] numbers the documents in order.
 
-    Positions restart in every document, the padding being one more: that is what keeps documents apart.
+    Positions restart in every document, the padding being one more: that is what keeps documents apart. `sizes` are
+    the documents' lengths, row by row.
     """
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
     owner: Tensor
+    sizes: tuple[tuple[int, ...], ...]
 
     def to(self, device: Any) -> Batch:
-        return Batch(*(t.to(device, non_blocking=True) for t in (self.ids, self.positions, self.targets, self.owner)))
+        return self._each(lambda t: t.to(device, non_blocking=True))
+
+    def in_one_row(self) -> Batch:
+        """All documents in their order, without padding: [1, N]."""
+        import torch
+
+        lengths = [sum(row) for row in self.sizes]
+        flat = self._each(lambda t: torch.cat([t[i, :n] for i, n in enumerate(lengths)])[None])
+        return replace(flat, sizes=(tuple(chain.from_iterable(self.sizes)),))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(change(self.ids), change(self.positions), change(self.targets), change(self.owner), self.sizes)
 
 
 def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
@@ -204,7 +239,7 @@ def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
             owner[r, span] = number
             at, number = at + len(document), number + 1
         positions[r, at:] = torch.arange(longest - at)
-    return Batch(ids, positions, targets, owner)
+    return Batch(ids, positions, targets, owner, tuple(tuple(map(len, row)) for row in rows))
 
 
 def _documents(chat: Chat, records: Sequence[Record], answers: Sequence[Messages], length: int) -> list[_Cut]:

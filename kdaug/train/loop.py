@@ -105,7 +105,8 @@ def _take_steps(training: Training[Any], on_step: OnStep | None) -> None:
             done = training.advance()
             last = done.step == training.steps
             if training.held_out and how.eval_every and (last or done.step % how.eval_every == 0):
-                done = replace(done, held_out=training.judge())
+                held_out, more = training.judge()
+                done = replace(done, held_out=held_out, more=done.more | more)
             log.write(orjson.dumps(done.to_json()) + b"\n")
             log.flush()
             if on_step is not None and world.first:

@@ -30,7 +30,7 @@ class Adapter:
             lora_dropout=how.lora_dropout,
             target_modules=how.lora_targets if how.lora_targets == "all-linear" else named,
             use_dora=how.dora,
-            task_type="CAUSAL_LM",
+            task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a new score is trained as a whole
         )
         try:
             self.peft = get_peft_model(model, config)

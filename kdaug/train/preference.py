@@ -1,132 +1,179 @@
-"""Direct preference optimisation (DPO, arXiv 2305.18290): prefer the chosen answer to the rejected one."""
+"""Learning from preferences, by the name of the loss: pairs (DPO and its family), answers labelled good or bad (KTO),
+ranked lists (RRHF, PRO).
+
+`loss` picks what a unit is, and `preference_losses` and `ranking_losses` hold the formulas with their sources.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import inspect
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import orjson
+from typing import Any
 
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Document, Encoded, Trainable, encode
+from kdaug.errors import ConfigError
+from kdaug.record import Record
+from kdaug.train.batching import Encoded, Trainable, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
-from kdaug.train.losses import dpo, dpo_margin
+from kdaug.train.pairs import Pair, PairObjective
+from kdaug.train.preference_losses import F_DIVERGENCES, PREFERENCE_LOSSES, kto, kto_weights
+from kdaug.train.ranked import RANKING_LOSSES, RankedObjective, rankings
+from kdaug.train.reference import forget, reference_logprobs
 from kdaug.train.settings import Settings, setting
-from kdaug.train.student import Folder, Student, load, locate, replacing
+from kdaug.train.student import Folder, Student, load, locate
+from kdaug.train.training import Objective
+from kdaug.train.unpaired import Judged, JudgedObjective, mismatched
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-REFERENCE = "reference.json"
+LOSSES = (*PREFERENCE_LOSSES, "kto", *RANKING_LOSSES)
+LEARNING_RATE = 5e-7  # Zephyr and DEITA, for DPO
+# SimPO: Llama 3 8B base. ORPO, RRHF: their papers; both train the better answer as well.
+LEARNING_RATES = {"simpo": 6e-7, "orpo": 8e-6, "rrhf": 2e-5}
+# Fields that are parameters of some losses; what is not given has that loss's own default.
+PARAMETERS = (
+    *("beta", "label_smoothing", "gamma_over_beta", "alpha", "divergence", "length_normalise"),
+    *("desirable_weight", "undesirable_weight", "sft_weight"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPO(Settings):
-    """Train a student on pairs; the reference is the student as it was, its log-probabilities computed once.
+class Preference(Settings):
+    """Train a student to prefer what was preferred, by any of the losses named in `LOSSES`.
 
-    A unit is a pair; those of a forward pass are packed into rows of `length` tokens.
+    A unit is a pair (preference records), a labelled answer (`kto`, unpaired records) or a ranked list (`rrhf`, `pro`:
+    the completion records of one prompt, by their `score`); those of a forward pass are packed into rows of `length`
+    tokens. The reference, where a loss has one, is the student as it was: its log-probabilities are computed once. A
+    parameter that is None, or an `lr` of 0, is what the loss's paper has. Raises ConfigError for a parameter that the
+    loss does not have.
     """
 
-    kind: ClassVar[Trainable] = "preference"
-
-    beta: float = setting(0.1, "how dearly the student pays for leaving the reference", 0)  # paper, appendix B
-    label_smoothing: float = setting(0.0, "how likely a pair is taken to be the wrong way round", 0, 0.5)
+    loss: str = setting("dpo", "what is minimised", choices=LOSSES)
+    beta: float | None = setting(None, "how dearly it pays for leaving the reference; orpo: its lambda", 0)
+    label_smoothing: float | None = setting(None, "dpo, aot, exo and others: how likely a label is wrong", 0, 0.5)
+    gamma_over_beta: float | None = setting(None, "simpo: the margin, in parts of beta", 0)
+    alpha: float | None = setting(None, "cpo: weight of the chosen answer's NLL; rrhf: power of length; f_dpo: order")
+    divergence: str | None = setting(None, "f_dpo: what holds it to the reference", choices=F_DIVERGENCES)
+    length_normalise: bool | None = setting(None, "ipo: means over tokens, not sums")
+    desirable_weight: float | None = setting(None, "kto: of good answers; neither given: both kinds weigh the same", 0)
+    undesirable_weight: float | None = setting(None, "kto: of bad answers", 0)
+    sft_weight: float | None = setting(None, "rrhf, pro: of the best answer's NLL", 0)
+    score: str = setting("", "rrhf, pro: which score ranks; soft_dpo: which one is the preference's probability")
     epochs: int = 1
-    lr: float = 5e-7  # Zephyr, DEITA
+    lr: float = setting(0.0, "the highest learning rate; 0: as the loss's paper", 0)
     batch: int = 2
     accumulate: int = 16  # 32 pairs a step: Zephyr
 
-    def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
-        """Train `student` (a name or a folder) on preference records and return `out`, the folder of the new model.
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if unknown := self._given.keys() - self._defaults.keys():
+            raise ConfigError(f"{self.loss} has no {', '.join(unknown)}: it has {', '.join(self._defaults)}")
+        if self.loss in PREFERENCE_LOSSES:
+            PREFERENCE_LOSSES[self.loss].bind(**self._given)
 
-        Steps report `margin` (h, in nats), `accuracy` (pairs with h over 0) and the implicit rewards `chosen` and
-        `rejected`. Resuming and errors are as in `SFT.fit`.
+    @property
+    def kind(self) -> Trainable:
+        """The kind of records that it learns from."""
+        return "unpaired" if self.loss == "kto" else "preference" if self.loss in PREFERENCE_LOSSES else "completion"
+
+    def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: OnStep | None = None) -> Path:
+        """Train `student` (a name or a folder) on records of the loss's kind; return `out`, the new model's folder.
+
+        Steps report `margin` (by how much the better answer is liked more, in nats), `accuracy` (how often it is) and,
+        but for lists, the implicit rewards `chosen` and `rejected`. Resuming and errors are as in `SFT.fit`.
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, self.kind, chat, self.length)
-        folder = Folder(Path(out), self, student, source, encoded)
+        encoded = encode(data, self.kind, chat, self.length, beside=self._beside)
+        judged = encode_held_out(data, chat, self, beside=self._beside)
+        how = self._settled(encoded)
+        folder = Folder(Path(out), how, student, source, encoded)
         if not folder.finished:
             with threads():
                 pupil = load(source, chat, device, self.dtype)
-                pairs = with_reference(pupil, encoded, folder, self.length)
-                objective = Preference(pupil, self.length, self.beta, self.label_smoothing)
-                train(self, pupil, pairs, objective, folder, on_step)
-                (folder.path / REFERENCE).unlink(missing_ok=True)
+                prepare = _PREPARE[self.kind]
+                units, objective = prepare(how, pupil, encoded, folder)
+                held_out = prepare(how, pupil, judged, folder)[0] if judged else ()
+                train(how, pupil, units, objective, folder, on_step, held_out)
+                forget(folder)
         return folder.path
 
+    @property
+    def _given(self) -> dict[str, Any]:
+        """The loss's parameters that are not left to it."""
+        values = {name: getattr(self, name) for name in PARAMETERS}
+        return {name: value for name, value in values.items() if value is not None}
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two answers to one prompt, and what the reference gives them: summed log-probabilities."""
+    @property
+    def _defaults(self) -> Mapping[str, Any]:
+        """The loss's parameters as its paper has them."""
+        if self.loss in PREFERENCE_LOSSES:
+            return PREFERENCE_LOSSES[self.loss].parameters
+        function = kto if self.loss == "kto" else RANKING_LOSSES[self.loss]
+        found = inspect.signature(function).parameters.values()
+        return {p.name: p.default for p in found if p.name in PARAMETERS}
 
-    chosen: Document
-    rejected: Document
-    ref_chosen: float
-    ref_rejected: float
+    def _settled(self, data: Encoded) -> Preference:
+        """With `lr` and each parameter of the loss as they will be."""
+        own = {name: value for name, value in self._defaults.items() if name in PARAMETERS}
+        if self.loss == "kto" and self.desirable_weight is None and self.undesirable_weight is None:
+            kinds = Counter(data.beside)
+            own["desirable_weight"], own["undesirable_weight"] = kto_weights(kinds[True], kinds[False])
+        return replace(self, lr=self.lr or LEARNING_RATES.get(self.loss, LEARNING_RATE), **(own | self._given))
 
+    def _beside(self, record: Record) -> Any:
+        """What the loss needs of a record besides its tokens."""
+        if self.loss == "kto":
+            return record.label
+        if self.loss == "soft_dpo":
+            return self._score(record)
+        return (record.prompt, str(record.tools), self._score(record)) if self.loss in RANKING_LOSSES else None
 
-@dataclass(frozen=True, slots=True)
-class Preference:
-    """The DPO loss, averaged over pairs."""
-
-    student: Student
-    length: int
-    beta: float
-    label_smoothing: float
-
-    def weight(self, unit: Pair) -> int:
-        return 1
-
-    def documents(self, unit: Pair) -> Sequence[Document]:
-        return unit.chosen, unit.rejected
-
-    def loss(self, units: Sequence[Pair]) -> tuple[Tensor, dict[str, Tensor]]:
-        import torch
-
-        documents = [d for pair in units for d in (pair.chosen, pair.rejected)]
-        chosen, rejected = self.student.sums(documents, self.length).view(-1, 2).T
-        reference = [(pair.ref_chosen, pair.ref_rejected) for pair in units]
-        ref_chosen, ref_rejected = torch.tensor(reference, device=chosen.device).T
-        margin = dpo_margin(chosen, rejected, ref_chosen, ref_rejected)
-        return dpo(margin, self.beta, self.label_smoothing).sum(), {
-            "margin": margin.sum(),
-            "accuracy": (margin > 0).float().sum(),
-            "chosen": self.beta * (chosen - ref_chosen).sum(),
-            "rejected": self.beta * (rejected - ref_rejected).sum(),
-        }
-
-
-def with_reference(student: Student, data: Encoded, folder: Folder, length: int) -> list[Pair]:
-    """Every pair with its reference log-probabilities: of this student before its first step.
-
-    They are kept in the folder while it is trained, under a key of all they depend on: the student with its tokenizer
-    and template, the records, `length` and the precision.
-    """
-    file = folder.path / REFERENCE
-    key = [folder.facts["student"], folder.facts["data"], length, student.half]
-    saved: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
-    if saved.get("key") != key:
-        saved = {"key": key, "logprobs": _score(student, list(chain.from_iterable(data.documents)), length)}
-        with replacing(file) as tmp:
-            tmp.write_bytes(orjson.dumps(saved))
-    scores = saved["logprobs"]
-    return [
-        Pair(chosen, rejected, scores[2 * i], scores[2 * i + 1]) for i, (chosen, rejected) in enumerate(data.documents)
-    ]
+    def _score(self, record: Record) -> float:
+        names = [self.score] if self.score else list(record.scores)
+        if len(names) != 1 or names[0] not in record.scores:
+            has, asked = (
+                ", ".join(record.scores) or "none",
+                f"no score {self.score!r}" if self.score else "not one score",
+            )
+            raise ConfigError(f"record {record.id} has {asked} but {has}: say with `score` which one {self.loss} takes")
+        return record.scores[names[0]]
 
 
-def _score(student: Student, documents: Sequence[Document], length: int) -> list[float]:
-    import torch
+def _pairs(how: Preference, student: Student, data: Encoded, folder: Folder) -> tuple[list[Pair], PairObjective]:
+    loss = PREFERENCE_LOSSES[how.loss]
+    references: Sequence[tuple[float, float] | None] = [None] * len(data.documents)
+    if loss.needs_reference:
+        scores = reference_logprobs(student, list(chain.from_iterable(data.documents)), folder, how.length)
+        references = list(zip(scores[::2], scores[1::2], strict=True))
+    sides = zip(data.documents, references, data.beside, strict=True)
+    pairs = [Pair(chosen, rejected, known, probable) for (chosen, rejected), known, probable in sides]
+    beta = float(how._given["beta"])
+    return pairs, PairObjective(student, how.length, loss, loss.bind(**how._given), beta)
 
-    student.model.eval()
-    scores: list[float] = [0.0] * len(documents)
-    with torch.no_grad():
-        for row in student.plan([len(d) for d in documents], length):
-            for i, score in zip(row, student.sums([documents[i] for i in row], length).tolist(), strict=True):
-                scores[i] = score
-    return scores
+
+def _answers(how: Preference, student: Student, data: Encoded, folder: Folder) -> tuple[list[Judged], JudgedObjective]:
+    answers = [answer for (answer,) in data.documents]
+    others = mismatched(answers, how.seed, how.length)
+    asked = answers + [other for other in others if other is not None]
+    scores = iter(reference_logprobs(student, asked, folder, how.length))
+    own = [next(scores) for _ in answers]
+    theirs = [0.0 if other is None else next(scores) for other in others]
+    units = [Judged(*fields) for fields in zip(answers, data.beside, own, others, theirs, strict=True)]
+    return units, JudgedObjective(student, how.length, partial(kto, **how._given), how._given["beta"])
+
+
+def _lists(how: Preference, student: Student, data: Encoded, folder: Folder) -> tuple[list[Any], RankedObjective]:
+    answers = [answer for (answer,) in data.documents]
+    prompts, scores = [b[:2] for b in data.beside], [b[2] for b in data.beside]
+    units = rankings(answers, prompts, scores, ties=how.loss != "pro")
+    return units, RankedObjective(student, how.length, partial(RANKING_LOSSES[how.loss], **how._given))
+
+
+_Prepare = Callable[[Preference, Student, Encoded, Folder], tuple[Sequence[Any], Objective[Any]]]
+_PREPARE: Mapping[str, _Prepare] = {"preference": _pairs, "unpaired": _answers, "completion": _lists}
+DPO = Preference  # whose loss it is unless told otherwise

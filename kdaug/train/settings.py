@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from kdaug.errors import ConfigError
 
@@ -40,8 +40,6 @@ class Settings:
     value out of its range.
     """
 
-    kind: ClassVar[Trainable] = "completion"  # of the records that it trains on
-
     epochs: int = setting(3, "passes over the data", 1)  # Alpaca
     lr: float = setting(2e-5, "the highest learning rate", 0)  # Alpaca 7B, WizardLM, Magpie
     length: int = setting(2048, "tokens in a row; longer records are cut", 2)  # WizardLM, Orca
@@ -75,6 +73,11 @@ class Settings:
         if self.dora and not self.lora_rank:
             raise ConfigError(f"{type(self).__name__}(dora=True): needs lora_rank, such as lora_rank=16")
 
+    @property
+    def kind(self) -> Trainable:
+        """Of the records that it trains on."""
+        return "completion"
+
 
 def described(trainer: type[Any]) -> dict[str, dict[str, Any]]:
     """Of each field: `default`, `says`, `low`, `high`, `choices`, `free`; what a class leaves out its bases say."""
@@ -89,6 +92,8 @@ def check_settings(how: Any) -> None:
     """Raises ConfigError for a hyper-parameter out of its range."""
     for name, about in described(type(how)).items():
         value, called = getattr(how, name), f"{type(how).__name__}({name}={getattr(how, name)!r})"
+        if value is None:
+            continue
         if about["choices"] and value not in about["choices"]:
             raise ConfigError(f"{called}: give one of {', '.join(about['choices'])}")
         if isinstance(value, (int, float)) and not about["low"] <= value <= about["high"]:

@@ -17,6 +17,7 @@ import orjson
 from kdaug.chat import Chat
 from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
+from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Batch, Document, Encoded, check_truncated, collate, pack
 from kdaug.train.checkpoint import replacing as replacing
 from kdaug.train.distributed import all_parts, whole
@@ -35,7 +36,8 @@ TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our hea
 class Student:
     """A causal language model that is trained or judged.
 
-    `half`: whether it computes in bfloat16 (its weights are float32). `packs`: whether documents can share a row.
+    `half`: whether it computes in bfloat16 (its weights are float32). `packs`: whether documents can share a row;
+    `by_document`: whether its attention takes them one by one, so that any number can, at no cost.
     """
 
     model: Any  # a transformers model, whose types are not followed
@@ -44,6 +46,7 @@ class Student:
     half: bool
     dtype: Any  # the type that its weights came in, and are saved in
     packs: bool = False
+    by_document: bool = False
 
     @property
     def head(self) -> Tensor:
@@ -63,9 +66,13 @@ class Student:
         No attention mask is given: then the model keeps apart documents whose positions restart, while a mask of ones
         would let them see each other. `packs` was tried out when the model was loaded.
         """
-        batch = batch.to(self.device)
+        batch = (batch.in_one_row() if self.by_document else batch).to(self.device)
         wanted = batch.targets != IGNORE
-        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False)
+        how: dict[str, Any] = {"use_cache": False}
+        if self.by_document:
+            # A mask of four dimensions is passed on as it is, and this attention looks at none.
+            how |= {"documents": batch.sizes[0], "attention_mask": batch.ids.new_empty(1, 1, 1, 1)}
+        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, **how)
         return states.last_hidden_state[wanted], batch.targets[wanted], batch.owner[wanted]
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -123,22 +130,47 @@ def _download(repository: str) -> Path:
         raise ConfigError(f"no folder {repository!r} here, and it cannot be had from the Hub: {shorten(str(e))}") from e
 
 
+def precision_of(folder: Path, device: str, dtype: str) -> tuple[bool, Any]:
+    """Whether to compute in bfloat16, and the type that the model's weights came in. Raises ConfigError."""
+    import torch
+    from transformers import AutoConfig
+
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
+    half = dtype == "bfloat16" or (dtype == "auto" and computes_in_half(device))
+    return half, AutoConfig.from_pretrained(folder).dtype or torch.float32
+
+
 def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     """The model, its weights in float32; it computes in `dtype` (see Settings).
 
     Raises ConfigError for another dtype, TrainError for a model whose logits are not just those of a linear head.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
-    half = dtype == "bfloat16" or (dtype == "auto" and computes_in_half(device))
-    own = AutoConfig.from_pretrained(folder).dtype or torch.float32
+    half, own = precision_of(folder, device, dtype)
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     student = Student(model, chat, device, half, own)
-    return replace(student, packs=_keeps_apart(student))
+    return _by_document(student) or replace(student, packs=_keeps_apart(student))
+
+
+def _by_document(student: Student) -> Student | None:
+    """With attention by document, where the model computes the same with it. On a CPU: a GPU's kernels want a whole
+    row at a time."""
+    before = student.model.config._attn_implementation
+    if student.device != "cpu":
+        return None
+    try:
+        attention.use(student.model)
+        tried = replace(student, packs=True, by_document=True)
+        if _keeps_apart(tried):
+            return tried
+    except NotImplementedError:
+        pass
+    student.model.set_attn_implementation(before)
+    return None
 
 
 def _keeps_apart(student: Student) -> bool:

@@ -218,13 +218,13 @@ class Training(Generic[Unit]):
         tokens = self.tokens(units)
         return Step(step, self.steps, loss, lr, norm, tokens, tokens / seconds, more, fault)
 
-    def judge(self) -> float:
-        """The mean loss over the held-out units; the best weights so far are kept."""
+    def judge(self) -> tuple[float, dict[str, float]]:
+        """The mean loss over the held-out units, and the other means; the best weights so far are kept."""
         import torch
 
         with self.average.in_place(), torch.random.fork_rng(self._cuda()), torch.no_grad():
             self.model.eval()
-            loss, _, _ = self._sums(self.held_out, lambda loss: None)
+            loss, more, _ = self._sums(self.held_out, lambda loss: None)
             self.model.train()
             if loss < self.best:
                 weights = {name: whole(weight.detach()) for name, weight in self.weights.items()}
@@ -233,7 +233,7 @@ class Training(Generic[Unit]):
                         self.folder.best, self.folder.facts, {"step": self.step, "loss": loss, "weights": weights}
                     )
                 self.best = loss
-        return loss
+        return loss, {f"held_out_{name}": value for name, value in more.items()}
 
     def settle(self) -> tuple[Student, dict[str, Any]]:
         """The student with the weights that it keeps, the best or the averaged ones, and which these are."""

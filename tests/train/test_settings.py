@@ -10,6 +10,7 @@ import pytest
 from kdaug.cli import main
 from kdaug.errors import ConfigError
 from kdaug.train.preference import DPO
+from kdaug.train.reward import RewardModel
 from kdaug.train.settings import Settings, described, setting
 from kdaug.train.sft import SFT
 
@@ -36,7 +37,7 @@ def test_a_range_holds_where_a_method_has_another_default(how: dict[str, Any], w
 
 
 def test_a_field_keeps_its_description_under_another_default() -> None:
-    assert described(DPO)["lr"] == described(SFT)["lr"] | {"default": 5e-7}
+    assert described(RewardModel)["lr"] == described(SFT)["lr"] | {"default": 1e-5}
     assert described(SFT)["lr"]["says"]
 
 
@@ -44,7 +45,7 @@ def test_the_command_line_says_each_field_and_its_default(capsys: pytest.Capture
     with pytest.raises(SystemExit):
         main(["train", "dpo", "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "the highest learning rate (5e-07)" in said
+    assert "share of the steps in which lr rises (0.1)" in said
     for field, about in described(DPO).items():
         assert f"--{field.replace('_', '-')} " in said
         assert about["says"] in said
