@@ -127,16 +127,14 @@ class Approximate:
         return Twin(int(places[twin.place]), twin.score) if twin else None
 
     def _grow(self, whole: int) -> None:
+        """As it would be had it grown block by block."""
         import faiss
-        import numpy as np
 
-        if self._index is None or (self._kind == "ivf" and whole >= GROWTH * self._laid_for):
-            self._laid_for, self._indexed = whole, 0
-            cells = 1 << round(np.log2(4 * sqrt(whole)))
-            step = max(1, whole // (POINTS * cells)) if self._kind == "ivf" else whole // BLOCK
-            first = next(self._rows.tiles(0, TILE))
-            self._index = self._cells(first.shape[1], cells) if self._kind == "ivf" else self._graph(first.shape[1])
-            self._index.train(np.concatenate([tile[::step] for tile in self._rows.tiles(0, whole)]))
+        laid_for = BLOCK
+        while self._kind == "ivf" and GROWTH * laid_for <= whole:
+            laid_for *= GROWTH
+        if laid_for != self._laid_for:
+            self._index, self._laid_for, self._indexed = self._laid(laid_for), laid_for, 0
         threads = faiss.omp_get_max_threads()
         if self._kind == "hnsw":  # else the threads' race decides which links there are
             faiss.omp_set_num_threads(1)
@@ -144,6 +142,17 @@ class Approximate:
             self._index.add(tile)
         faiss.omp_set_num_threads(threads)
         self._indexed = whole
+
+    def _laid(self, number: int) -> Any:
+        """An empty index for so many vectors, trained on a sample of the first so many."""
+        import numpy as np
+
+        cells = 1 << round(np.log2(4 * sqrt(number)))
+        step = max(1, number // (POINTS * cells))
+        sample = np.concatenate([tile[::step] for tile in self._rows.tiles(0, number)])
+        index = self._cells(sample.shape[1], cells) if self._kind == "ivf" else self._graph(sample.shape[1])
+        index.train(sample)
+        return index
 
     def _cells(self, dimensions: int, cells: int) -> Any:
         import faiss
