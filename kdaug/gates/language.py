@@ -32,7 +32,7 @@ class InLanguage(Gate):
     """Drops texts that are plainly in another language than those wanted, codes of ISO 639-1 such as `en`.
 
     lingua gives each of its 75 languages a probability. `scores["language"]` is that of the likeliest wanted one beside
-    that of the likeliest: 1 where it is one of them. `meta.language` is the likeliest, for a selection that balances by it.
+    that of the likeliest: 1 where it is one of them. `meta.language` is the likeliest, for a selection to balance by.
     Below `min` a record is dropped (`language:other`); a few words may be of several languages. Fenced code is left
     out, and a text without letters has no language and is kept. `on` says which text, as in `Rouge`; a blank one is
     dropped (`language:empty`).
@@ -70,7 +70,12 @@ class InLanguage(Gate):
         drop = None
         if found.score < self.min:
             wanted: list[Json] = list(self.languages)
-            detail = {"found": found.language, "score": found.score, "min": self.min, "languages": wanted}
+            detail: dict[str, Json] = {
+                "found": found.language,
+                "score": found.score,
+                "min": self.min,
+                "languages": wanted,
+            }
             drop = Drop("language:other", detail)
         return Prepared(known.scored(language=found.score), drop)
 
