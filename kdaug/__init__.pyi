@@ -17,9 +17,11 @@ from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.ifd import Ifd as Ifd
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
+from kdaug.gates.language import InLanguage as InLanguage
 from kdaug.gates.minhash import MinHash as MinHash
 from kdaug.gates.pairwise import Pairwise as Pairwise
 from kdaug.gates.pii import Pii as Pii
+from kdaug.gates.readability import Readability as Readability
 from kdaug.gates.reward import Reward as Reward
 from kdaug.gates.rouge import Rouge as Rouge
 from kdaug.gates.tags import Tags as Tags

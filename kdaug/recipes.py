@@ -54,6 +54,8 @@ GATES = {
     "reward": "kdaug.gates.reward:Reward",
     "pii": "kdaug.gates.pii:Pii",
     "toxicity": "kdaug.gates.toxicity:Toxicity",
+    "language": "kdaug.gates.language:InLanguage",
+    "readability": "kdaug.gates.readability:Readability",
 }
 SELECTORS = {
     "deita": "kdaug.selectors.deita:Deita",
