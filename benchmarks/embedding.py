@@ -145,7 +145,8 @@ def main() -> int:
     print(
         f"behind the sieve, {sieve['texts']:,.0f} sentences: {sieve['gate_texts_per_cpu_s']:,.0f} a CPU-second "
         f"(dedup alone {sieve['gate_alone_texts_per_cpu_s']:,.0f}, static model "
-        f"{sieve['static_texts_per_cpu_s']:,.0f}), the encoder for {sieve['encoder_asked_for']:.0%}, recall {sieve['recall']:.4f} of {sieve['duplicates']:,.0f} "
+        f"{sieve['static_texts_per_cpu_s']:,.0f}), the encoder for {sieve['encoder_asked_for']:.0%}, "
+        f"recall {sieve['recall']:.4f} of {sieve['duplicates']:,.0f} "
         f"(reported {sieve['recall_as_reported']:.4f}), wrong {sieve['wrong']:.0f}"
     )
     half = half_is_faster(pick_device("auto"))

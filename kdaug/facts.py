@@ -170,7 +170,8 @@ def _recalls(reports: Mapping[str, Any]) -> Iterator[str]:
     """How much a gate finds whose search is not exact."""
     for gate, found in reports.items():
         if "recall" in found:
-            yield f"    {gate}: finds {found['recall']:.1%} of the duplicates, by {found['sampled']:,} records looked at again"
+            looked_at = f"{found['sampled']:,} records looked at again"
+            yield f"    {gate}: finds {found['recall']:.1%} of the duplicates, by {looked_at}"
 
 
 def told_selection(selected: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from kdaug.errors import ConfigError, require
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.languages import prose
 from kdaug.gates.novelty import On, check_fields, compared
-from kdaug.gates.words import count_words
+from kdaug.words import count_words
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
 
