@@ -11,9 +11,9 @@ from kdaug.errors import ConfigError, require
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.languages import prose
 from kdaug.gates.novelty import On, check_fields, compared
-from kdaug.words import count_words
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
+from kdaug.words import count_words
 
 if TYPE_CHECKING:
     from pyphen import Pyphen
