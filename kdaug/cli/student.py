@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from kdaug.cli.command import add, folder, say, speaking
@@ -73,9 +74,10 @@ def _train(given: argparse.Namespace) -> int:
     if given.inspect:
         print(_inspected(trainer, data, given.student, given.inspect))
         return 0
-    with speaking():
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with speaking() if first else nullcontext():
         trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY))
-    if not trainer.dry_run:
+    if first and not trainer.dry_run:
         print(f"student: {given.out}")
     return 0
 
