@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder, say, speaking
@@ -98,9 +99,10 @@ def _train(given: argparse.Namespace) -> int:
         print(_inspected(trainer, data, given.student, given.inspect))
         return 0
     teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
-    with speaking():
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with speaking() if first else nullcontext():
         trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY), **teaching)
-    if not trainer.dry_run:
+    if first and not trainer.dry_run:
         print(f"student: {given.out}")
     return 0
 

@@ -126,7 +126,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _advise(training: Training[Any]) -> None:
-    if training.steps < FEW_STEPS:
+    if training.steps < FEW_STEPS and training.world.first:
         _log.warning(
             "only %d steps (%d an epoch): the student will hardly move; lower accumulate, batch or length",
             training.steps,

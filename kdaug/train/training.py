@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import orjson
 
-from kdaug.errors import TrainError
+from kdaug.errors import ConfigError, TrainError
 from kdaug.train.average import Average
 from kdaug.train.batching import Document
 from kdaug.train.checkpoint import check_facts, read_state, write_state
@@ -106,6 +106,8 @@ class Training(Generic[Unit]):
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
         self.steps = self.per_epoch * how.epochs
         self.step, self.seconds, self.whole = 0, 0.0, True
+        if how.lora_rank and world.size > 1:
+            raise ConfigError(f"lora_rank={how.lora_rank}: LoRA trains in one process, so leave torchrun out")
         torch.manual_seed(how.seed + world.rank)
         self.adapter = Adapter(student.model, how, folder.about["student"]) if how.lora_rank else None
         self.model = student.model.train()
