@@ -43,6 +43,7 @@ def test_it_learns_and_the_gate_scores_with_it(tiny: Path, pairs: list[Record], 
     assert told[-1].loss < told[0].loss / 2
     assert told[-1].more["accuracy"] == 1
     assert told[-1].more["margin"] == pytest.approx(told[-1].more["chosen"] - told[-1].more["rejected"], abs=1e-4)
+    assert "AutoModelForSequenceClassification" in (out / "README.md").read_text()
     held_out = gated(out, pairs[8:])  # of other prompts than those trained on
     assert all(record.scores["reward_margin"] > 0 for record in held_out)
 
