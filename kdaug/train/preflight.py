@@ -55,10 +55,10 @@ def forecast(training: Training[Any]) -> Forecast:
         training.gradients(usual)
         seconds = perf_counter() - began
         training.optimizer.zero_grad(set_to_none=True)
+    if peak is not None and not device.startswith("cuda"):
+        peak = max(peak, peak_so_far())  # what these passes took; malloc keeps more than the tensors' own bytes
     if peak is not None and not training.optimizer.state:
         peak += 2 * sum(w.nbytes for w in weights)  # moments to come
-    if peak is not None and not device.startswith("cuda"):
-        peak = max(peak, peak_so_far())
     speed = training.tokens(usual) / seconds
     left = training.tokens(training.units) * training.how.epochs * (1 - training.step / training.steps)
     return Forecast(peak, capacity(device), left / speed, speed)
