@@ -210,7 +210,7 @@ def main() -> int:
     learnt, judged = split(records, size, 0)
     print(f"seed 0: {len(learnt)} records to train on, {len(judged)} held out about other things")
     forward, stored = rows["forward_kl"]["gain"], rows["stored"]["gain"]
-    figures = {
+    figures: dict[str, Any] = {
         "size": asdict(size),
         "records": len(records),
         "methods": {m: {n: asdict(v) for n, v in row.items()} for m, row in rows.items()},

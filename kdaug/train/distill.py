@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, get_args
 
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
@@ -22,6 +22,7 @@ from kdaug.record import Record
 from kdaug.teacher import Sampling
 from kdaug.train.batching import Document, collate
 from kdaug.train.divergences import DIVERGENCES, Tail
+from kdaug.train.foreign import ACROSS, FromForeign, Pair, pairs_of
 from kdaug.train.guide import Guide, Present, alone, remember, shared_vocabulary
 from kdaug.train.lesson import Lesson, lessons_of, run_of
 from kdaug.train.loop import OnStep, train
@@ -37,9 +38,10 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 Row: TypeAlias = Sequence[Lesson]
+Unit = TypeVar("Unit", Lesson, Pair)
 
 
-CHOICES = tuple(name for name in DIVERGENCES if name != "taid")  # whose target moves from step to step
+CHOICES = (*(name for name in DIVERGENCES if name != "taid"), *ACROSS)  # taid: its target moves from step to step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +95,23 @@ class Distill(Settings):
         if not folder.finished:
             with threads():
                 pupil = load(source, chat, device, self.dtype)
+                task: Task[Any]
                 if stored is not None:
                     task = self._by_run(pupil, lessons, records, stored)
+                elif expert is not None and self.divergence in ACROSS:
+                    task = self._by_foreign(pupil, lessons, records, expert.folder)
                 elif expert is not None:
                     task = self._by_teacher(pupil, lessons, expert.folder, cache, sampler)
                 train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin)
         return folder.path
 
-    def _by_run(self, student: Student, lessons: list[Lesson], records: list[Record], stored: Stored) -> Task:
+    def _by_run(self, student: Student, lessons: list[Lesson], records: list[Record], stored: Stored) -> Task[Lesson]:
         taught, coverage = stored.teach(records, lessons)
         return Task(rows_of(taught, student.plan, self.length), FromRun(self, student, stored, coverage.top_k))
 
     def _by_teacher(
         self, student: Student, lessons: list[Lesson], teacher: Path, cache: str | Path | None, sampler: Sampler
-    ) -> Task:
+    ) -> Task[Lesson]:
         chat, device = student.chat, student.device
         vocabulary = shared_vocabulary(chat, teacher)
         loading = partial(Present.load, teacher, chat, device, self.dtype)
@@ -120,6 +125,20 @@ class Distill(Settings):
         own = OnPolicy(student, sampler, plan, self.on_policy, how, self.length, self.seed) if self.on_policy else None
         objective = FromTeacher(self, student, guide, vocabulary)
         return Task(rows_of(lessons, plan, self.length), objective, None if own is None else own.begin)
+
+    def _by_foreign(self, student: Student, lessons: list[Lesson], records: list[Record], teacher: Path) -> Task[Pair]:
+        objective = FromForeign.of(
+            student,
+            teacher,
+            self.dtype,
+            self.divergence,
+            beta=self.beta,
+            alpha=self.alpha,
+            temperature=self.temperature,
+        )
+        pairs = pairs_of(lessons, records, student.chat, objective.guide.teacher.chat, self.length)
+        plan = student.plan if objective.guide.packs else alone
+        return Task(rows_of(pairs, plan, self.length), objective)
 
     def _check(self, teacherless: bool, cached: bool) -> None:
         """Raises ConfigError for settings that do not go together."""
@@ -136,6 +155,10 @@ class Distill(Settings):
             wrong = f"eval_every={self.eval_every}: the best is not looked for here; measure with kdaug eval"
         elif self.on_policy and self.alpha < 1:
             wrong = f"alpha={self.alpha}: cross-entropy would confirm the student in its own words; on_policy wants 1"
+        elif self.divergence in ACROSS and (cached or self.on_policy):
+            wrong = f"divergence={self.divergence}: across vocabularies there is neither a cache nor on_policy"
+        elif self.divergence == "uld" and self.alpha == 1:
+            wrong = "divergence=uld: it does not see which token is which; give alpha=0.6, as its authors do, or gold"
         if wrong:
             raise ConfigError(f"Distill: {wrong}")
 
@@ -145,17 +168,17 @@ class Distill(Settings):
         return partial(chosen, **{name: ours[name] for name in signature(chosen).parameters if name in ours})
 
 
-def rows_of(lessons: Sequence[Lesson], plan: Plan, length: int) -> list[Row]:
+def rows_of(lessons: Sequence[Unit], plan: Plan, length: int) -> list[Sequence[Unit]]:
     return [[lessons[i] for i in row] for row in plan([len(lesson.document) for lesson in lessons], length)]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Task(Generic[Unit]):
     """What is trained on, what is minimised, and what becomes of a step's rows before it is taken."""
 
-    rows: list[Row]
-    objective: Objective[Row]
-    begin: Begin[Row] | None = None
+    rows: list[Sequence[Unit]]
+    objective: Objective[Sequence[Unit]]
+    begin: Begin[Sequence[Unit]] | None = None
 
 
 class _Tokens:
@@ -205,7 +228,7 @@ class FromRun(_Tokens):
     def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
         tops = self.stored.tops([lesson for row in units for lesson in row], self.top_k).to(self.student.device)
-        if (highest := int(tops.ids.max())) >= len(self.student.head):
+        if tops.known.any() and (highest := int(tops.ids.max())) >= len(self.student.head):
             raise TrainError(f"the run's log-probabilities name token {highest}: the student has no such token")
         with self.student.precision():
             states, targets, _ = self.student.hidden(batch)

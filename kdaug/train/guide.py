@@ -61,10 +61,14 @@ class Present:
         return self.teacher.packs
 
     def states(self, batch: Batch, lessons: Sequence[Lesson] = ()) -> Tensor:
+        return self.seen(batch)[0]
+
+    def seen(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """As `Student.hidden`, without a gradient."""
         import torch
 
         with torch.no_grad(), self.teacher.precision():
-            return self.teacher.hidden(batch)[0]
+            return self.teacher.hidden(batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +147,8 @@ def shared_vocabulary(chat: Chat, teacher: Path) -> int:
         differ = len(set(ours.items()) ^ set(theirs.items()))
         raise ConfigError(
             f"student {chat.name} and teacher {teacher} have different vocabularies ({len(ours)} and {len(theirs)} "
-            f"tokens, {differ} entries differ): choose a teacher of the student's family"
+            f"tokens, {differ} entries differ): choose a teacher of the student's family, "
+            "or divergence=gold (or uld), which compares across vocabularies"
         )
     return int(max(ours.values())) + 1
 

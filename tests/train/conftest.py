@@ -16,8 +16,10 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
+WORDS = "the sea is deep and the moon is far away"
 
-def build_tokenizer(template: str | None = TEMPLATE, **special: str) -> Any:
+
+def build_tokenizer(template: str | None = TEMPLATE, words: str = WORDS, **special: str) -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -30,7 +32,7 @@ def build_tokenizer(template: str | None = TEMPLATE, **special: str) -> Any:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    raw.train_from_iterator(["the sea is deep and the moon is far away"] * 4, trainer)
+    raw.train_from_iterator([words] * 4, trainer)
     special = special or {"eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
     return PreTrainedTokenizerFast(tokenizer_object=raw, chat_template=template, **special)
 

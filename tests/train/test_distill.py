@@ -136,6 +136,8 @@ def test_tokens_without_a_view_are_trained_as_in_sft(tiny: Path, run: Path, out:
     _, more = FromRun(FAST, student, stored, 5).loss([taught])
     plain = student.sums([lesson.document for lesson in lessons], 128)
     assert more["nll"].item() == pytest.approx(-plain[1:].sum().item(), rel=1e-4)
+    unseen, _ = FromRun(FAST, student, stored, 5).loss([taught[1:]])  # a row without any view
+    assert unseen.item() == pytest.approx(-plain[1:].sum().item(), rel=1e-4)
 
 
 def test_alpha_mixes_in_the_cross_entropy(tiny: Path, teacher: Path, run: Path) -> None:
