@@ -6,8 +6,9 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-task = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+task: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(Path(sys.argv[2]).parent / "home")}
 
@@ -19,22 +20,22 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 CUDA = torch.cuda.is_available()
 
 
-class Clock(TrainerCallback):
+class Clock(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
     """Seconds and CPU seconds at the end of each step."""
 
-    def __init__(self):
-        self.wall, self.cpu = [], []
+    def __init__(self) -> None:
+        self.wall, self.cpu = list[float](), list[float]()
 
-    def on_step_end(self, *_, **__):
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         if CUDA:
             torch.cuda.synchronize()
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
 
 
-def trainer(work, clock):
+def trainer(work: Path, clock: Clock) -> Any:
     half = task["precision"] == "bf16"
-    how = {
+    how: dict[str, Any] = {
         "output_dir": str(work / "out"),
         "num_train_epochs": 1,
         "per_device_train_batch_size": task["batch"],
@@ -57,9 +58,13 @@ def trainer(work, clock):
     more = {"model": model, "processing_class": AutoTokenizer.from_pretrained(task["model"]), "callbacks": [clock]}
     rows = Dataset.from_list(task["rows"])
     if task["method"] == "sft":  # rows that are packed already: TRL's own packing would order them otherwise
-        packed = {"padding_free": True, "max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
+        packed: dict[str, Any] = {
+            "padding_free": True,
+            "max_length": None,
+            "dataset_kwargs": {"skip_prepare_dataset": True},
+        }
         return SFTTrainer(args=SFTConfig(**how, **packed), train_dataset=rows, **more)
-    paired = {"precompute_ref_log_probs": True, "beta": task["beta"], "max_length": task["length"]}
+    paired: dict[str, Any] = {"precompute_ref_log_probs": True, "beta": task["beta"], "max_length": task["length"]}
     return DPOTrainer(args=DPOConfig(**how, **paired), train_dataset=rows, **more)
 
 
