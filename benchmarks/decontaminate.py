@@ -1,22 +1,18 @@
 """Decontamination against benchmarks of 100,000 items: what the index takes, and what a record costs.
 
-    python benchmarks/decontaminate.py [--quick] [--check]
-
 Synthetic items and records of 20 to 80 words from 20,000 (Zipf), one record in a hundred with 15 words of an item
 planted in it. The anchor is a plain Python set of tuples of 13 words, checked to find the same records.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import sys
 import time
-from pathlib import Path
 from random import Random
 
 import numpy as np
+from harness import Bound, finish, options
 
 from kdaug.overlap import Overlaps
 from kdaug.words import words
@@ -74,19 +70,19 @@ def measure(count: int, asked: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--quick", action="store_true", help="10,000 items and 2,000 records")
-    options.add_argument("--check", action="store_true", help="fail where a decision differs from the anchor's")
-    given = options.parse_args()
+def main() -> int:
+    given = options(__doc__).parse_args()
     figures = measure(*((10_000, 2_000) if given.quick else (100_000, 10_000)))
-    print(json.dumps(figures, indent=2))
-    if not given.quick:
-        path = Path(__file__).parent / "results" / "decontaminate.json"
-        path.write_text(json.dumps(figures, indent=2) + "\n", "utf-8")
-    if given.check and figures["differing"]:
-        sys.exit(1)
+    for name, figure in figures.items():
+        print(f"{name}: {figure:,}")
+    rate = figures["records_per_cpu_second"]
+    bounds = [
+        Bound("decisions unlike a set's", figures["differing"], 0, most=True),
+        Bound("index memory over a set's", figures["index_mib"] / max(1, figures["set_mib_at_least"]), 0.5, most=True),
+        Bound("records per CPU-second", rate, 2_000),
+    ]
+    return finish("decontaminate", given, figures, bounds)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -72,7 +72,7 @@ def rouge_scored(texts: list[str]) -> tuple[float, list[bool], int]:
 
 def main() -> int:
     given = options(__doc__).parse_args()
-    sizes = [2_000, 10_000, 20_000] if given.quick else [10_000, 50_000, 100_000, 200_000]
+    sizes = [2_000, 10_000, 20_000] if given.quick else [10_000, 50_000, 200_000, 1_000_000]
     few, many = (150, 2_000) if given.quick else (300, 10_000)
     texts = list(Writer().texts(sizes[-1]))
     slow, by_rouge, pairs = rouge_scored(texts[:few])

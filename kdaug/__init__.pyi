@@ -17,9 +17,11 @@ from kdaug.gates.heuristics import Heuristics as Heuristics
 from kdaug.gates.ifd import Ifd as Ifd
 from kdaug.gates.instructions import InstructionFilters as InstructionFilters
 from kdaug.gates.judge import Judge as Judge
+from kdaug.gates.language import InLanguage as InLanguage
 from kdaug.gates.minhash import MinHash as MinHash
 from kdaug.gates.pairwise import Pairwise as Pairwise
 from kdaug.gates.pii import Pii as Pii
+from kdaug.gates.readability import Readability as Readability
 from kdaug.gates.reward import Reward as Reward
 from kdaug.gates.rouge import Rouge as Rouge
 from kdaug.gates.tags import Tags as Tags
@@ -71,6 +73,7 @@ from kdaug.teachers.retry import Retry as Retry
 from kdaug.teachers.route import Route as Route
 from kdaug.teachers.serve import Serve as Serve
 from kdaug.teachers.vllm import VLLM as VLLM
+from kdaug.train.distill import Distill as Distill
 from kdaug.train.evaluate import evaluate as evaluate
 from kdaug.train.preference import DPO as DPO
 from kdaug.train.preference import Preference as Preference

@@ -14,15 +14,17 @@ ROUNDS, PRODUCTS = 6, 2  # some 5 ms a round: a scheduler's slice
 
 
 def pick_device(wanted: str) -> str:
-    """`auto`: CUDA if it is there, else the CPU."""
+    """`auto`: CUDA if it is there, else the CPU. Each process that torchrun started has a GPU of its own."""
     import torch
 
     if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device={wanted!r}, but this machine or this build of torch has no CUDA: use device='cpu'")
     if wanted != "cpu" and not wanted.startswith("cuda"):
         raise ConfigError(f"device={wanted!r}: give 'auto', 'cpu', 'cuda' or 'cuda:1'")
+    if wanted == "cuda" and "LOCAL_RANK" in os.environ:
+        return f"cuda:{os.environ['LOCAL_RANK']}"
     return wanted
 
 

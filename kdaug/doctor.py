@@ -12,7 +12,7 @@ from importlib.util import find_spec
 PURPOSES = {
     "local": "the embedded teacher and any transformers model",
     "embed": "semantic deduplication (the dedup gate)",
-    "filters": "finding personal data (the pii gate)",
+    "filters": "personal data, languages and readability (the gates pii, language and readability)",
     "train": "training and evaluating a student",
     "evals": "lm-evaluation-harness on a student (kdaug eval --lm-eval)",
     "report": "the page of a dataset's diversity and health (kdaug report)",

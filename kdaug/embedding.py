@@ -215,6 +215,11 @@ def _say_once(path: Path, why: str) -> None:
     LOG.warning("embeddings are not kept in %s (set KDAUG_CACHE to a folder that can be written): %s", path, why)
 
 
+def loaded(encoder: Model) -> SentenceTransformer:
+    """The model itself, in the precision that is faster here, and on the GPU where there is one."""
+    return _encoder(encoder.path, half_is_faster(pick_device("auto")))
+
+
 _one_at_a_time = threading.Lock()  # several users share an encoder, and a tokenizer bears one thread at a time
 
 

@@ -120,6 +120,7 @@ class Teller:
             dropped = reasons(Counter(stage["dropped"]), 20)
             cost = f", {dollars(stage['usage']['cost'])}" if stage["usage"]["cost"] else ""
             yield f"  {stage['name']}: {stage['jobs']} jobs, kept {stage['kept']}, dropped {dropped}{cost}"
+            yield from _recalls(stage.get("reports", {}))
         if selected := facts.get("selected"):
             yield f"  {told_selection(selected)}"
         yield from self._untested(facts)
@@ -163,6 +164,14 @@ class Teller:
         if unknown:
             return f"cost: unknown (no price for {', '.join(unknown)}: {price_hint()})"
         return spent(bill)
+
+
+def _recalls(reports: Mapping[str, Any]) -> Iterator[str]:
+    """How much a gate finds whose search is not exact."""
+    for gate, found in reports.items():
+        if "recall" in found:
+            looked_at = f"{found['sampled']:,} records looked at again"
+            yield f"    {gate}: finds {found['recall']:.1%} of the duplicates, by {looked_at}"
 
 
 def told_selection(selected: Mapping[str, Any]) -> str:

@@ -246,6 +246,17 @@ class Journal:
             for key, role, teacher, request, reply in rows
         ]
 
+    def view(self, key: str) -> tuple[Request, str, Place] | None:
+        """What was asked under a key, the reply's text, and where its log-probabilities are; None where it has none."""
+        stage, job, _ = key.split("/", 2)
+        found = self.select(
+            "SELECT request, reply FROM replies WHERE stage = ? AND job = ? AND key = ?", int(stage), int(job), key
+        )
+        plain = orjson.loads(found[0][1]) if found else {}
+        if "logprobs" not in plain:
+            return None
+        return Request.from_json(orjson.loads(found[0][0])), plain["text"], Place(*plain["logprobs"])
+
     def requests(self) -> Iterator[tuple[int, str, Request]]:
         """(row, key, request) of every call, in the order in which the replies came in."""
         row = 0

@@ -54,6 +54,8 @@ GATES = {
     "reward": "kdaug.gates.reward:Reward",
     "pii": "kdaug.gates.pii:Pii",
     "toxicity": "kdaug.gates.toxicity:Toxicity",
+    "language": "kdaug.gates.language:InLanguage",
+    "readability": "kdaug.gates.readability:Readability",
 }
 SELECTORS = {
     "deita": "kdaug.selectors.deita:Deita",
@@ -206,8 +208,32 @@ def _stage(file: RecipeFile, stage: object, number: int) -> Stage:
     return Stage(generator, _gates(file, gates, *at, "gates"), window)
 
 
+def keep_logprobs(file: RecipeFile, top_k: int) -> None:
+    """What `--logprobs` means: the stage that gives the final answers keeps its teacher's `top_k` likeliest tokens at
+    each step. Raises ConfigError where that stage's generator cannot."""
+    if top_k < 1:
+        raise ConfigError(f"--logprobs {top_k}: at least 1; to keep none, leave it out")
+    stages = file.values.get("stages")
+    asking = [s for s in stages or () if isinstance(s, dict) and s.get("generator") not in (None, "pass")]
+    if not isinstance(stages, list) or not asking:
+        raise ConfigError(f"--logprobs: no stage of {file.where} asks a teacher")
+    at = ("stages", stages.index(asking[-1]), "generator")
+    name, arguments = _part(file, asking[-1]["generator"], *at)
+    if "logprobs" not in inspect.signature(_class_of(file, GENERATORS, "generator", name, *at)).parameters:
+        raise ConfigError(
+            f"--logprobs: {file.where} gets its final answers from {name}, which keeps no log-probabilities: let "
+            "`kdaug run respond --seeds RUN --logprobs N` answer the prompts that this recipe makes"
+        )
+    asking[-1]["generator"] = {name: {**arguments, "logprobs": top_k}}
+
+
 def _make(file: RecipeFile, table: Mapping[str, str], what: str, written: object, *at: str | int) -> Any:
     name, arguments = _part(file, written, *at)
+    return _construct(file, _class_of(file, table, what, name, *at), arguments, *at, name)
+
+
+def _class_of(file: RecipeFile, table: Mapping[str, str], what: str, name: str, *at: str | int) -> Any:
+    """What a part's name stands for: one of ours, of an entry point, or of a module."""
     address = table.get(name) or (name if ":" in name else None)
     if address is None:
         found = [p for p in entry_points(group=ENTRY_POINTS) if p.name == name]
@@ -216,10 +242,9 @@ def _make(file: RecipeFile, table: Mapping[str, str], what: str, written: object
             raise file.error(unknown(what, name, (*table, *more)) + ", or package.module:Class", *at)
         address = found[0].value
     try:
-        made = _load_class(address, file.folder)
+        return _load_class(address, file.folder)
     except ConfigError as e:
         raise file.error(str(e), *at) from e
-    return _construct(file, made, arguments, *at, name)
 
 
 def _part(file: RecipeFile, written: object, *at: str | int) -> tuple[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ not depend on the tiles' precision or on what else was searched for, and a cosin
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,38 +72,80 @@ class Vectors:
                 tile.fast[start : start + len(part)] = self._fast(part)
             self._size += len(part)
 
-    def earliest_twins(self, queries: Array, threshold: float, until: int) -> list[Twin | None]:
-        """Of each row of `queries`, the first vector among the first `until` whose cosine is above `threshold`."""
+    def earliest_twins(self, queries: Array, threshold: float, until: int, since: int = 0) -> list[Twin | None]:
+        """Of each row of `queries`, the first vector from `since` (a multiple of TILE) to before `until` whose cosine
+        is above `threshold`."""
         found: list[Twin | None] = []
         for start in range(0, len(queries), TILE):
-            found += self._search(queries[start : start + TILE], threshold, until)
+            found += self._search(queries[start : start + TILE], threshold, until, since)
         return found
 
     def earliest_twin(self, query: Array, threshold: float, since: int, until: int) -> Twin | None:
         """For one vector and few rows: `since` to `until`."""
+        for first, rows, near in self._close(query, threshold, since, until):
+            if twin := earliest(rows, near, query, threshold):
+                return Twin(first + twin.place, twin.score)
+        return None
+
+    def near_one(self, query: Array, floor: float, since: int, until: int) -> list[int]:
+        """As `near`, for one vector and few rows."""
+        found: list[int] = []
+        for first, rows, near in self._close(query, floor, since, until):
+            found += (first + _above(rows, near, query, floor)).tolist()
+        return found
+
+    def _close(self, query: Array, floor: float, since: int, until: int) -> Iterator[tuple[int, Array, Any]]:
+        """Tile by tile: where it begins, its vectors, and the places of those whose cosine is about `floor` or more."""
         import numpy as np
 
         while since < until:
             at, start = divmod(since, TILE)
             rows = self._tiles[at].full[start : start + until - since]
-            near = np.flatnonzero(rows @ query > threshold - SLACK_FULL)
-            if twin := _earliest(rows, near, query, threshold):
-                return Twin(since + twin.place, twin.score)
+            yield since, rows, np.flatnonzero(rows @ query > floor - SLACK_FULL)
             since += len(rows)
-        return None
 
-    def _search(self, queries: Array, threshold: float, until: int) -> list[Twin | None]:
+    def near(self, queries: Array, floor: float, until: int) -> list[list[int]]:
+        """Of each row of `queries` all vectors among the first `until` whose cosine is above `floor`, in order."""
+        found: list[list[int]] = [[] for _ in queries]
+        room = self._room()
+        for start in range(0, len(queries), TILE):
+            part = queries[start : start + TILE]
+            fast = self._fast(part, STEP)
+            for first in range(0, until, TILE):
+                tile = self._tiles[first // TILE]
+                for row, places in self._near(fast, len(part), tile.fast, room, floor):
+                    places = places[places < until - first]
+                    found[start + row] += (first + _above(tile.full, places, part[row], floor)).tolist()
+        return found
+
+    def renewed(self, found: Twin | None, query: Array, threshold: float, seen: int) -> Twin | None:
+        """What a search among the first `seen` found, brought up to now."""
+        return found or self.earliest_twin(query, threshold, seen, len(self))
+
+    def at(self, places: Sequence[int]) -> Array:
+        """The vectors at these places: float32 [places, dimensions]."""
+        import numpy as np
+
+        rows: Array = np.stack([self._tiles[place // TILE].full[place % TILE] for place in places])
+        return rows
+
+    def tiles(self, since: int, until: int) -> Iterator[Array]:
+        """The vectors from `since` (a multiple of TILE) to before `until`, at most TILE at a time: float32."""
+        for first in range(since, until, TILE):
+            yield self._tiles[first // TILE].full[: until - first]
+
+    def _search(self, queries: Array, threshold: float, until: int, since: int) -> list[Twin | None]:
         """At most TILE queries. Those that have a twin are left out as soon as that makes the product smaller."""
         import numpy as np
 
         found: list[Twin | None] = [None] * len(queries)
         waiting, fast, room = np.arange(len(queries)), self._fast(queries, STEP), self._room()
-        for first in range(0, until, TILE):
+        for first in range(since, until, TILE):
             tile, settled = self._tiles[first // TILE], False
             for row, places in self._near(fast, len(waiting), tile.fast, room, threshold):
                 place = waiting[row]
                 if found[place] is None:
-                    twin = _earliest(tile.full, places[places < until - first], queries[place], threshold)
+                    twin = earliest(tile.full, places[places < until - first], queries[place], threshold)
                     found[place] = twin and Twin(first + twin.place, twin.score)
                     settled |= twin is not None
             if settled:
@@ -189,7 +232,7 @@ def keep_first(rows: Array, threshold: float, *, half: bool | None = None) -> np
         new = np.flatnonzero(mine < 0)
         for row, places in kept.among(block[new], threshold).items():
             earlier = np.array([p for p in new[places] if mine[p] < 0], np.int64)
-            if twin := _earliest(block, earlier, block[new[row]], threshold):
+            if twin := earliest(block, earlier, block[new[row]], threshold):
                 mine[new[row]] = start + twin.place
         stay = np.flatnonzero(mine < 0)
         origin[len(kept) : len(kept) + len(stay)] = start + stay
@@ -197,7 +240,15 @@ def keep_first(rows: Array, threshold: float, *, half: bool | None = None) -> np
     return twins
 
 
-def _earliest(rows: Array, places: Any, query: Array, threshold: float) -> Twin | None:
+def _above(rows: Array, places: Any, query: Array, floor: float) -> Any:
+    """Those of `places` in `rows` that are above the floor, by a float64 sum."""
+    import numpy as np
+
+    wide: Any = query.astype(np.float64)  # Any: numpy's types are not followed
+    return places[rows[places].astype(np.float64) @ wide > floor]
+
+
+def earliest(rows: Array, places: Any, query: Array, threshold: float) -> Twin | None:
     """The first of `places` in `rows` that is above the threshold, by the sum that decides."""
     import numpy as np
 

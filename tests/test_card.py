@@ -127,3 +127,10 @@ def test_a_card_without_facts_has_no_empty_sections() -> None:
     assert "1 record.\n" in card and "No model is recorded" in card
     assert "## From jobs" not in card and "## How it was made" not in card
     assert "\n\n\n" not in card and "\n\n\n" not in write_card(FACTS, COUNTS)
+
+
+def test_a_search_that_may_miss_says_how_much_it_finds() -> None:
+    stage = {**FACTS["stages"][0], "reports": {"dedup": {"sampled": 2048, "recall": 0.9876}, "other": {"n": 1}}}
+    card = write_card({**FACTS, "stages": [stage]}, COUNTS)
+    assert "`dedup` in a way that may miss some: of 2,048 records" in card and "98.8 %" in card
+    assert "may miss some" not in write_card(FACTS, COUNTS)

@@ -15,6 +15,7 @@ from servers.run import FakeOpenAI, free_port
 
 from kdaug.cli import main
 from kdaug.dataset import Dataset
+from kdaug.journal import Journal
 
 COMMANDS = [
     "init",
@@ -66,6 +67,16 @@ def test_run_show_export_tell_one_story(tmp_path: Path, capsys: pytest.CaptureFi
     assert [m["role"] for m in rows[0]["messages"]] == ["user", "assistant"]
     log = (tmp_path / "run" / "log.txt").read_text("utf-8")
     assert "finished: every seed was used" in log
+
+
+def test_logprobs_asks_for_those_of_the_final_answers(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    stages = "stages: [{generator: respond}, {generator: {respond: {max_tokens: 9}}}, {generator: pass}]\n"
+    recipe.write_text(f"seeds: {seeds(tmp_path, 2)}\n{stages}", "utf-8")
+    out = tmp_path / "run"
+    assert main(["run", str(recipe), "--teacher", "fake", "--logprobs", "20", "--out", str(out)]) == 0
+    asked = [(r.sampling.max_tokens, r.sampling.logprobs) for _, _, r in Journal.read_only(out).requests()]
+    assert sorted(asked) == [(9, 20), (9, 20), (1024, 0), (1024, 0)]
 
 
 def test_preview_shows_whole_jobs_and_the_run_keeps_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +175,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     ([*RESPOND, "{out}", "--target", "-3"], "--target is -3"),
     (["run", "respond", "--set", "seeds=5", "--out", "{out}"], "seeds: expected the name of a file"),
     ([*RESPOND, "{out}", "--set", "x.y=1"], "no part of that name"),
+    ([*RESPOND, "{out}", "--logprobs", "0"], "--logprobs 0: at least 1"),
+    (["run", "self-instruct", "--logprobs", "20", "--out", "{out}"], "final answers from instances, which keeps no"),
     ([*RESPOND, "{out}", "--holdout", "2"], "holdout"),
     ([*RESPOND, "{dir}"], "is no run folder"),
     ([*RESPOND, "{dir}/bad.jsonl/x"], "cannot write"),

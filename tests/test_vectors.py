@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdaug.approximate import Approximate, Kind
 from kdaug.vectors import TILE, Vectors, keep_first
 
 
@@ -98,3 +99,69 @@ def test_of_equal_rows_the_first_is_kept_and_what_is_dropped_drops_nobody() -> N
     angles = np.deg2rad([0, 20, 40, 60])  # cos 20 degrees = 0.94: each is near the next alone
     chain = unit(np.stack([np.cos(angles), np.sin(angles)], axis=1))
     assert keep_first(chain, 0.9).tolist() == [-1, 0, -1, 2]
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_an_index_drops_nothing_wrongly_misses_little_and_says_how_much(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdaug.approximate.BLOCK", TILE)
+    rows = clustered(5, 9 * TILE + 100, 6 * TILE, 32, 0.15)
+    exact = naive_kept(rows, 0.9)
+    pool, kept, made = Approximate(kind, 16), list[int](), []
+    for start in range(0, len(rows), 500):
+        block = rows[start : start + 500]
+        seen = len(pool)
+        for at, (row, found) in enumerate(zip(block, pool.earliest_twins(block, 0.9, seen), strict=True)):
+            twin = pool.renewed(found, row, 0.9, seen)
+            made.append(twin is None)
+            if twin is None:
+                pool.add(row[None])
+                kept.append(start + at)
+            else:
+                assert float(rows[kept[twin.place]].astype(np.float64) @ row.astype(np.float64)) > 0.9
+    assert len(pool) > 4 * TILE  # the cells were laid anew
+    missed = sum(mine and not theirs for mine, theirs in zip(made, exact, strict=True))
+    assert exact.count(False) > 0 and missed < 0.1 * exact.count(False)
+    figures = pool.recall(0.9)
+    assert figures["sampled"] >= 1000 and 0.85 < figures["recall"] <= 1
+    assert figures["recall"] == round(figures["found"] / figures["duplicates"], 4)
+
+
+def naive_kept(rows: Any, threshold: float) -> list[bool]:
+    return (keep_first(rows, threshold) < 0).tolist()
+
+
+def test_an_index_with_no_effort_misses_and_the_figure_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdaug.approximate.BLOCK", TILE)
+    rows = unit(np.random.default_rng(1).normal(size=(4 * TILE, 32)))
+    pool = Approximate("ivf", 1)
+    pool.add(rows)
+    near = unit(rows[:1000] + 0.06 * np.random.default_rng(2).normal(size=(1000, 32)))
+    twins = [
+        pool.renewed(found, q, 0.9, 4 * TILE)
+        for q, found in zip(near, pool.earliest_twins(near, 0.9, 4 * TILE), strict=True)
+    ]
+    figures = pool.recall(0.9)
+    assert figures["sampled"] == 1000 and figures["found"] == sum(map(bool, twins))
+    exact = Vectors()
+    exact.add(rows)
+    assert figures["duplicates"] == sum(map(bool, exact.earliest_twins(near, 0.9, 4 * TILE)))
+    assert figures["found"] < figures["duplicates"]
+
+
+def test_the_cells_lie_on_a_gpu_where_faiss_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import faiss
+
+    moved: list[tuple[int, Any]] = []
+    monkeypatch.setattr("kdaug.approximate.BLOCK", TILE)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(
+        faiss, "index_cpu_to_gpu", lambda _, gpu, index: moved.append((gpu, index)) or index, raising=False
+    )
+    pool = Approximate("ivf", 4)
+    pool.add(unit(np.random.default_rng(1).normal(size=(TILE, 8))))
+    pool.earliest_twins(unit(np.ones((3, 8))), 0.9, TILE)
+    ((gpu, index),) = moved
+    assert gpu == 0 and index.ntotal == TILE and index.nprobe == 4

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-task: dict[str, Any] = json.loads(Path(sys.argv[1]).read_text("utf-8"))
+task = json.loads(Path(sys.argv[1]).read_text("utf-8"))
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
 os.environ |= {"OMP_NUM_THREADS": "1", "HF_HOME": str(Path(sys.argv[2]).parent / "home")}
 
@@ -20,7 +20,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 CUDA = torch.cuda.is_available()
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
+class Clock(TrainerCallback):  # type: ignore[misc] # its types are not followed
     """Seconds and CPU seconds at the end of each step."""
 
     def __init__(self) -> None:

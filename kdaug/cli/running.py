@@ -26,6 +26,9 @@ def _recipe_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--holdout", type=float, metavar="SHARE", help="share of the seeds for the test split, such as 0.1"
     )
+    sub.add_argument(
+        "--logprobs", type=int, metavar="K", help="keep the teacher's K likeliest tokens of its answers, to distil from"
+    )
     file_options(sub)
 
 
@@ -138,6 +141,7 @@ def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recip
 def with_options(given: argparse.Namespace, file: RecipeFile) -> RecipeFile:
     """A recipe's file with the options' values in the place of its own."""
     from kdaug.prices import parse_price
+    from kdaug.recipes import keep_logprobs
 
     for name in ("target", "holdout", "max_cost", "max_tokens", "max_calls", "max_time", "judge_checks"):
         if (value := getattr(given, name, None)) is not None:
@@ -151,6 +155,8 @@ def with_options(given: argparse.Namespace, file: RecipeFile) -> RecipeFile:
         file.put("max_jobs", min(jobs))
     for assignment in given.set:
         file.set(assignment)
+    if (top_k := getattr(given, "logprobs", None)) is not None:
+        keep_logprobs(file, top_k)
     return file
 
 

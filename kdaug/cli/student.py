@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder, say, speaking
@@ -25,6 +26,7 @@ def add_train(commands: Any, with_options: bool) -> None:
     )
     if not with_options:
         return
+    from kdaug.train.distill import Distill
     from kdaug.train.preference import Preference
     from kdaug.train.reward import RewardModel
     from kdaug.train.settings import described
@@ -33,6 +35,11 @@ def add_train(commands: Any, with_options: bool) -> None:
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
     for name, method, summary in (
         ("sft", SFT, "Supervised fine-tuning on completions."),
+        (
+            "distill",
+            Distill,
+            "Distillation by a --teacher, or by what a run has kept of it (run --logprobs).",
+        ),
         (
             "preference",
             Preference,
@@ -56,10 +63,19 @@ def add_train(commands: Any, with_options: bool) -> None:
         sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
         sub.add_argument("--inspect", type=int, metavar="N", help="show N records as they would be trained, and stop")
+        if method is Distill:
+            _add_teaching(sub)
         hints = get_type_hints(method)
         for field, about in described(method).items():
             kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
             _add_setting(sub, field, about, kind)
+
+
+def _add_teaching(sub: argparse.ArgumentParser) -> None:
+    """Where the teacher's view comes from."""
+    sub.add_argument("--teacher", metavar="MODEL", help="a model of the student's vocabulary, in memory beside it")
+    sub.add_argument("--run", metavar="DIR", help="without a teacher: the run that the records are of (that of --data)")
+    sub.add_argument("--cache", metavar="DIR", help="with a teacher: where what it says about the data is kept")
 
 
 def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any], kind: type | None) -> None:
@@ -82,9 +98,11 @@ def _train(given: argparse.Namespace) -> int:
     if given.inspect:
         print(_inspected(trainer, data, given.student, given.inspect))
         return 0
-    with speaking():
-        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY))
-    if not trainer.dry_run:
+    teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
+    with speaking() if first else nullcontext():
+        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY), **teaching)
+    if first and not trainer.dry_run:
         print(f"student: {given.out}")
     return 0
 

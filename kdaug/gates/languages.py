@@ -76,6 +76,11 @@ LANGUAGES: dict[str, Language] = {
 }
 
 
+def prose(text: str) -> str:
+    """Without code: fenced blocks, and what stands between backticks."""
+    return _FENCED.sub(" ", text)
+
+
 def foreign_to(language: str, text: str) -> str | None:
     """What speaks against `language`, such as "25 % Latin letters" or "small words of es"; None where nothing does.
 
@@ -83,8 +88,8 @@ def foreign_to(language: str, text: str) -> str | None:
     text in Latin script passes unless it is plainly in another of the languages listed. Code blocks are left out; a
     text without letters passes.
     """
-    prose = _FENCED.sub(" ", text)
-    return _other_script(language, prose) or _other_small_words(language, prose)
+    said = prose(text)
+    return _other_script(language, said) or _other_small_words(language, said)
 
 
 def _other_script(language: str, text: str) -> str | None:

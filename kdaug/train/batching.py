@@ -116,7 +116,7 @@ def encode(
     dropped: list[str] = []
     teachers: dict[str, None] = {}
     besides: list[Any] = []
-    for block in _blocks(_of_kind(data, kind, split), 1000):
+    for block in _blocks(of_kind(data, kind, split), 1000):
         sides = [make(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
             sides.append(make(chat, block, [r.rejected or () for r in block], length))
@@ -263,7 +263,8 @@ def _document(ids: list[int], said: list[bool], length: int, record: str) -> _Cu
     return Document(array("i", kept), targets, record), len(ids) > length
 
 
-def _of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
+def of_kind(data: Any, kind: Trainable, split: Split) -> Iterator[Record]:
+    """The records of `data`, as `encode` takes them. Raises ConfigError for one of another kind."""
     for record in _records(data, kind, split):
         if not isinstance(record, Record):
             raise ConfigError(

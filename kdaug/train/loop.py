@@ -33,7 +33,7 @@ from kdaug.train.model_card import draw_curve, write_card
 from kdaug.train.preflight import forecast, tell
 from kdaug.train.settings import Settings
 from kdaug.train.student import ASIDE, Folder, Student
-from kdaug.train.training import Objective, Training, Unit
+from kdaug.train.training import Begin, Objective, Training, Unit
 from kdaug.train.training import OnStep as OnStep
 from kdaug.train.training import Step as Step
 
@@ -49,8 +49,10 @@ def train(
     folder: Folder,
     on_step: OnStep | None,
     held_out: Sequence[Unit] = (),
+    begin: Begin[Unit] | None = None,
 ) -> None:
-    """Train on units (packed rows, pairs) and leave a finished model in the folder.
+    """Train on units (packed rows, pairs) and leave a finished model in the folder. `begin` may change a step's units
+    before it is taken.
 
     Interrupted, it leaves a checkpoint of the last whole step; called again, it goes on from there. With `held_out`
     units the best student by these is kept.
@@ -62,7 +64,7 @@ def train(
     folder.threads = torch.get_num_threads()
     cuda = [student.device] if student.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda), joined(student.device) as world:
-        training = Training(how, student, units, objective, folder, held_out, world)
+        training = Training(how, student, units, objective, folder, held_out, world, begin)
         training.resume()
         _advise(training)
         try:
@@ -124,7 +126,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 def _advise(training: Training[Any]) -> None:
-    if training.steps < FEW_STEPS:
+    if training.steps < FEW_STEPS and training.world.first:
         _log.warning(
             "only %d steps (%d an epoch): the student will hardly move; lower accumulate, batch or length",
             training.steps,

@@ -112,23 +112,6 @@ def seq_sum(values: Tensor, mask: Tensor) -> Tensor:
     return _masked(values, mask.bool()).sum(-1).mean()
 
 
-def dpo_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
-    """h = (s_c - s_ref,c) - (s_r - s_ref,r) of each pair [N]; s are summed log-probabilities of the answers."""
-    return (chosen - ref_chosen) - (rejected - ref_rejected)
-
-
-def dpo(margin: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """-log σ(βh) of each pair [N] (DPO, arXiv 2305.18290, eq. 7).
-
-    With `label_smoothing` ε the labels are taken to be wrong with probability ε: -(1-ε) log σ(βh) - ε log σ(-βh)
-    (conservative DPO, same authors).
-    """
-    from torch.nn import functional as F
-
-    right, wrong = F.logsigmoid(beta * margin), F.logsigmoid(-beta * margin)
-    return -(1 - label_smoothing) * right - label_smoothing * wrong
-
-
 def widen(tensor: Tensor) -> Tensor:
     """In float32, or in float64 where it was."""
     import torch

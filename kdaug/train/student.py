@@ -212,6 +212,21 @@ def digest(folder: Path) -> str:
     return body.hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """A white-box teacher: the name by which its terms are known, and its folder."""
+
+    name: str
+    folder: Path
+
+    @classmethod
+    def by(cls, model: str | Path) -> Teaching:
+        """Raises ConfigError where there is no such model."""
+        from kdaug.models import locate_model
+
+        return cls(f"local:{locate_model(str(model)).name}", locate(model))
+
+
 class Folder:
     """A student's folder while it is trained. `facts` make this training this one and no other; `about` is for people.
 
@@ -219,13 +234,17 @@ class Folder:
     records are cut than `how` allows.
     """
 
-    def __init__(self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded) -> None:
+    def __init__(
+        self, path: Path, how: Any, name: str | Path, source: Path, data: Encoded, teacher: Teaching | None = None
+    ) -> None:
         check_truncated(data, how.length, how.max_truncated)
         self.path = path
         self.checkpoint, self.best = path / "checkpoint.pt", path / "best.pt"
         about = described(type(how))
         settings = {name: value for name, value in asdict(how).items() if not about[name]["free"]}
         self.facts = {"method": type(how).__name__, **settings, "student": digest(source), "data": data.digest}
+        if teacher is not None:
+            self.facts["teacher"] = digest(teacher.folder)
         self.about: dict[str, Any] = {
             "student": str(name),
             "data": data.origin,
@@ -234,7 +253,7 @@ class Folder:
             "trained_tokens": data.trained,
             "truncated": list(data.truncated),
             "dropped": list(data.dropped),
-            "teachers": list(data.teachers),
+            "teachers": list(dict.fromkeys([*data.teachers, *([teacher.name] if teacher is not None else [])])),
         }
         before = self._before()
         self.finished = before.get("status") == "finished"

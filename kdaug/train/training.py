@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import orjson
 
-from kdaug.errors import TrainError
+from kdaug.errors import ConfigError, TrainError
 from kdaug.train.average import Average
 from kdaug.train.batching import Document
 from kdaug.train.checkpoint import check_facts, read_state, write_state
@@ -72,6 +72,8 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
+# (a step's units, its number) -> the units that it is taken on.
+Begin = Callable[[Sequence[Unit], int], Sequence[Unit]]
 
 
 def rate(how: Settings, step: int, steps: int) -> float:
@@ -95,14 +97,17 @@ class Training(Generic[Unit]):
         folder: Folder,
         held_out: Sequence[Unit] = (),
         world: World = ALONE,
+        begin: Begin[Unit] | None = None,
     ) -> None:
         import torch
 
         self.how, self.student, self.units, self.objective, self.folder = how, student, units, objective, folder
-        self.held_out, self.world = held_out, world
+        self.held_out, self.world, self.begin = held_out, world, begin
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
         self.steps = self.per_epoch * how.epochs
         self.step, self.seconds, self.whole = 0, 0.0, True
+        if how.lora_rank and world.size > 1:
+            raise ConfigError(f"lora_rank={how.lora_rank}: LoRA trains in one process, so leave torchrun out")
         torch.manual_seed(how.seed + world.rank)
         self.adapter = Adapter(student.model, how, folder.about["student"]) if how.lora_rank else None
         self.model = student.model.train()
@@ -198,7 +203,7 @@ class Training(Generic[Unit]):
         import torch
 
         began, step = perf_counter(), self.step + 1
-        units = self.next_units()
+        units = self.next_units() if self.begin is None else self.begin(self.next_units(), step)
         with self.stop.at_once():
             loss, more, each = self.gradients(units)
             norm = float(whole(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.how.clip or math.inf)))

@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from deciding import adecisions, decisions
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted import Scripted
 
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.gates.dedup import Dedup
 from kdaug.record import Drop, Message, Record, assistant, user
+from kdaug.vectors import TILE
 
 THRESHOLD = 0.9
 
@@ -227,3 +228,107 @@ def test_a_run_that_was_resumed_decides_as_one_that_was_not_and_as_a_brute_force
 
     assert asyncio.run(resumed()) == whole[cut:]
     assert [d.detail["twin"] if d else None for d in whole] == brute_force(seeds, records, threshold)
+
+
+@pytest.mark.parametrize("index", ["ivf", "hnsw"])
+def test_an_index_decides_alike_whatever_is_in_flight_and_after_a_resume(
+    index: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdaug.approximate.BLOCK", TILE)
+    records = prompts(drawn(2600, families=4000))
+    gate = Planted(THRESHOLD, index=index, effort=8)
+    live = gate.start([])
+    whole = decisions(live, records, window=700)
+    assert decisions(gate.start([]), records, window=90) == whole
+    kept = {r.id for r, d in zip(records, whole, strict=True) if d is None}
+    assert len(kept) > 2 * TILE
+    assert all(d.detail["twin"] in kept for d in whole if d)
+    report = live.report()
+    assert isinstance(report["recall"], float) and 0.8 < report["recall"] <= 1
+
+    async def resumed() -> list[Drop | None]:
+        again, nobody = gate.start([]), Scripted(lambda *asked: AssertionError("nobody is asked"))
+        for record, drop in zip(records[:2500], whole, strict=False):
+            if drop is None:
+                again.remember(await again.recall(record, nobody))
+        return await adecisions(again, records[2500:], window=100)
+
+    assert asyncio.run(resumed()) == whole[2500:]
+
+
+class Sieved(Planted):
+    """A real gate whose static vectors are the known ones with some noise, and which counts what it embeds."""
+
+    noise = 0.0
+
+    def _sifted(self, texts: list[str]) -> Any:
+        shaken = [v + self.noise * np.random.default_rng(7).normal(size=24) for v in map(vector, texts)]
+        raw = np.array(shaken, np.float32).reshape(len(texts), -1)
+        return raw / np.linalg.norm(raw, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def static_folder(tmp_path: Path) -> str:
+    (tmp_path / "model.safetensors").touch()
+    return str(tmp_path)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    families=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    window=st.sampled_from([1, 5, 40]),
+    sieve=st.sampled_from([0.0, 0.6, 0.85]),
+)
+def test_what_the_sieve_stops_is_decided_as_by_a_brute_force(
+    families: list[int], window: int, sieve: float, static_folder: str
+) -> None:
+    seeds = prompts(["0.1000"])
+    records = prompts([f"{family}.{at}" for at, family in enumerate(families)])
+    found = decisions(Sieved(THRESHOLD, sieve=sieve, static=static_folder).start(seeds), records, window)
+    assert [d.detail["twin"] if d else None for d in found] == brute_force(seeds, records)
+
+
+def test_the_sieve_spares_the_encoder_and_says_what_it_missed(
+    static_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embedded: list[str] = []
+    embed = Planted._embed
+
+    def counted(self: Planted, texts: list[str]) -> Any:
+        embedded.extend(texts)
+        return embed(self, texts)
+
+    monkeypatch.setattr(Planted, "_embed", counted)
+    records = prompts(drawn(600, families=500))
+    fine = Sieved(THRESHOLD, sieve=0.8, static=static_folder).start([])
+    found = decisions(fine, records, window=100)
+    assert [d.detail["twin"] if d else None for d in found] == brute_force([], records)
+    assert len(embedded) == len(set(embedded)) < 500
+    assert fine.report()["recall"] == 1.0
+
+    monkeypatch.setattr(Sieved, "noise", 0.7)
+    coarse = Sieved(THRESHOLD, sieve=0.97, static=static_folder).start([])
+    fewer = decisions(coarse, records, window=100)
+    assert sum(d is not None for d in fewer) < sum(d is not None for d in found)
+    report = coarse.report()
+    assert isinstance(report["missed"], int) and report["missed"] > 0
+    assert isinstance(report["recall"], float) and report["recall"] < 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"index": "flat"}, "index must be one of exact, ivf, hnsw"),
+        ({"index": "ivf", "effort": 0}, "effort"),
+        ({"sieve": 1.5}, "sieve is a cosine"),
+        ({"sieve": 0.7, "index": "ivf"}, "choose index or sieve"),
+    ],
+)
+def test_a_faster_way_that_cannot_be_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Dedup(**fields)
+
+
+def test_a_folder_without_a_static_model_is_found_out_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder of a model2vec model"):
+        Dedup(sieve=0.7, static=str(tmp_path)).start([])

@@ -56,12 +56,12 @@ def build_model(folder: Path, *, seed: int = 0, layers: int = 2, **config: Any) 
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tokenizer() -> Callable[..., Any]:
     return build_tokenizer
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model() -> Callable[..., Path]:
     return build_model
 

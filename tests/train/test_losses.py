@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch.nn import functional as F
 
-from kdaug.train.losses import dpo, dpo_margin, linear_logprobs
+from kdaug.train.losses import linear_logprobs
 
 
 def head(tokens: int, dtype: torch.dtype, *, width: int = 5, vocabulary: int = 7) -> tuple[torch.Tensor, ...]:
@@ -55,34 +53,3 @@ def test_logits_are_never_held_whole() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         linear_logprobs(hidden, weight, targets, 256)
     assert sum(saved) < 4096 * 512 / 4  # of the 16 chunks one is held, and its softmax
-
-
-def scores(*values: float) -> list[torch.Tensor]:
-    return [torch.tensor([v], dtype=torch.float64, requires_grad=True) for v in values]
-
-
-def test_dpo_by_hand() -> None:
-    chosen, rejected, ref_chosen, ref_rejected = scores(-12, -15, -13, -14.5)
-    margin = dpo_margin(chosen, rejected, ref_chosen, ref_rejected)
-    assert margin.item() == 1.5
-    loss = dpo(margin, beta=0.1)
-    assert loss.item() == pytest.approx(0.6209570478, abs=1e-9)
-    up, down = torch.autograd.grad(loss.sum(), (chosen, rejected))
-    assert up.item() == pytest.approx(-0.0462570155, abs=1e-9)
-    assert down.item() == pytest.approx(0.0462570155, abs=1e-9)
-
-
-def test_dpo_with_doubt_about_the_labels_by_hand() -> None:
-    margin = torch.tensor([1.5], dtype=torch.float64)
-    assert dpo(margin, beta=0.1, label_smoothing=0.1).item() == pytest.approx(0.6359570478, abs=1e-9)
-
-
-def test_dpo_of_the_reference_itself_is_ln_2_and_swapping_flips_the_margin() -> None:
-    same = scores(-12, -15, -12, -15)
-    assert dpo(dpo_margin(*same), beta=0.3).item() == pytest.approx(math.log(2))
-    c, r, rc, rr = scores(-12, -15, -13, -14.5)
-    assert dpo_margin(c, r, rc, rr).item() == -dpo_margin(r, c, rr, rc).item()
-
-
-def test_dpo_of_huge_margins_stays_finite() -> None:
-    assert torch.isfinite(dpo(torch.tensor([1e4, -1e4]), beta=1.0)).all()

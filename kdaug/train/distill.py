@@ -1,0 +1,226 @@
+"""Knowledge distillation: the student learns its teacher's probability of every next token, not only the one it chose.
+
+The teacher's view comes from a model beside the student (white-box: word-level distillation, arXiv 1503.02531 and
+1606.07947), or from what the run that made the data has kept of it (`kdaug run … --logprobs 20`), with no teacher in
+memory. With `on_policy` the student is corrected on answers of its own (GKD, arXiv 2306.13649).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
+
+from kdaug.chat import Chat
+from kdaug.device import pick_device, threads
+from kdaug.errors import ConfigError, TrainError
+from kdaug.record import Record
+from kdaug.teacher import Sampling
+from kdaug.train.batching import Document, collate
+from kdaug.train.divergences import DIVERGENCES, Tail
+from kdaug.train.guide import Guide, Present, alone, remember, shared_vocabulary
+from kdaug.train.lesson import Lesson, lessons_of, run_of
+from kdaug.train.loop import OnStep, train
+from kdaug.train.losses import linear_divergence, linear_logprobs, linear_top_k_divergence
+from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
+from kdaug.train.settings import Settings, setting
+from kdaug.train.stored import Stored
+from kdaug.train.student import Folder, Student, Teaching, load, locate
+from kdaug.train.training import Begin, Objective
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_log = logging.getLogger(__name__)
+Row: TypeAlias = Sequence[Lesson]
+
+
+CHOICES = tuple(name for name in DIVERGENCES if name != "taid")  # whose target moves from step to step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(Settings):
+    """Train a student to give every token of the answers the probabilities that its teacher gives.
+
+    The loss of a token is `alpha` times the divergence and 1 - `alpha` times the cross-entropy; without T², so a high
+    `temperature` wants a higher lr. A unit is a row of `length` tokens, packed with whole documents.
+    """
+
+    divergence: str = setting("forward_kl", "what is minimised between teacher and student", choices=CHOICES)
+    alpha: float = setting(1.0, "share of the divergence in the loss; the rest is cross-entropy", 0, 1)
+    temperature: float = setting(1.0, "that softens teacher and student alike", 0.01)
+    beta: float = setting(0.5, "jsd: the teacher's share in the mixture", 0, 1)  # GKD
+    skew: float = setting(0.1, "skew_kl, skew_reverse_kl: the share of the other in the mixture", 0, 1)  # DistiLLM
+    mu: float = setting(0.5, "adaptive_kl: the teacher's mass that counts as its head", 0, 1)  # AKL
+    tail: str = setting("bucket", "stored: what becomes of the mass outside the top k", choices=get_args(Tail))
+    on_policy: float = setting(0.0, "share of the answers that the student writes anew itself", 0, 1)
+    max_new_tokens: int = setting(128, "on_policy: tokens of an answer at most", 1)  # GKD
+    sampling_temperature: float = setting(1.0, "on_policy: of the student's answers", 0)
+
+    def fit(
+        self,
+        data: Any,
+        *,
+        student: str | Path,
+        out: str | Path,
+        teacher: str | Path | None = None,
+        run: str | Path | None = None,
+        cache: str | Path | None = None,
+        sampler: Sampler = by_itself,
+        on_step: OnStep | None = None,
+    ) -> Path:
+        """Train `student` (a name or a folder) on completion records and return `out`, the folder of the new model.
+
+        `teacher`: a model of the same vocabulary (a name or a folder), in memory beside the student; with `cache`, a
+        folder, what it says about the data is kept there, and it is loaded only where that is not there yet. Without a
+        teacher, the log-probabilities that a run has kept are used: of the run that the data are of, or of `run`.
+        `sampler` writes the student's own answers, where `on_policy` is above 0.
+
+        Resuming is as in `SFT.fit`. Raises ConfigError besides for settings that do not go together, a teacher of
+        another vocabulary, and records without a stored view.
+        """
+        self._check(teacher is None, cache is not None)
+        device, source = pick_device(self.device), locate(student)
+        chat, expert = Chat.load(source), None if teacher is None else Teaching.by(teacher)
+        lessons, records, encoded = lessons_of(data, chat, self.length)
+        source_run = encoded.origin.get("source", "") if run is None else run
+        stored = Stored(run_of(source_run), chat) if expert is None else None
+        folder = Folder(Path(out), self, student, source, encoded, expert)
+        if not folder.finished:
+            with threads():
+                pupil = load(source, chat, device, self.dtype)
+                if stored is not None:
+                    task = self._by_run(pupil, lessons, records, stored)
+                elif expert is not None:
+                    task = self._by_teacher(pupil, lessons, expert.folder, cache, sampler)
+                train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin)
+        return folder.path
+
+    def _by_run(self, student: Student, lessons: list[Lesson], records: list[Record], stored: Stored) -> Task:
+        taught, coverage = stored.teach(records, lessons)
+        return Task(rows_of(taught, student.plan, self.length), FromRun(self, student, stored, coverage.top_k))
+
+    def _by_teacher(
+        self, student: Student, lessons: list[Lesson], teacher: Path, cache: str | Path | None, sampler: Sampler
+    ) -> Task:
+        chat, device = student.chat, student.device
+        vocabulary = shared_vocabulary(chat, teacher)
+        loading = partial(Present.load, teacher, chat, device, self.dtype)
+        documents = [lesson.document for lesson in lessons]
+        kept = partial(remember, teacher=teacher, documents=documents, length=self.length, loading=loading)
+        guide: Guide = loading() if cache is None else kept(Path(cache), device=device)
+        if {len(student.head), len(guide.head)} != {vocabulary}:
+            _log.info("only the %d tokens that both models have count, not what pads their heads", vocabulary)
+        plan = student.plan if guide.packs else alone
+        how = Sampling(self.sampling_temperature, max_tokens=self.max_new_tokens, logprobs=1)
+        own = OnPolicy(student, sampler, plan, self.on_policy, how, self.length, self.seed) if self.on_policy else None
+        objective = FromTeacher(self, student, guide, vocabulary)
+        return Task(rows_of(lessons, plan, self.length), objective, None if own is None else own.begin)
+
+    def _check(self, teacherless: bool, cached: bool) -> None:
+        """Raises ConfigError for settings that do not go together."""
+        wrong = ""
+        if teacherless and self.divergence != "forward_kl":
+            wrong = f"divergence={self.divergence}: stored log-probabilities give forward_kl alone; name a teacher"
+        elif teacherless and self.temperature != 1:
+            wrong = f"temperature={self.temperature}: log-probabilities are stored at temperature 1; name a teacher"
+        elif self.on_policy and teacherless:
+            wrong = f"on_policy={self.on_policy}: a run knows nothing of what the student says; name a teacher"
+        elif self.on_policy and cached:
+            wrong = f"on_policy={self.on_policy}: a cache knows nothing of what the student says; leave it out"
+        elif self.eval_every:
+            wrong = f"eval_every={self.eval_every}: the best is not looked for here; measure with kdaug eval"
+        elif self.on_policy and self.alpha < 1:
+            wrong = f"alpha={self.alpha}: cross-entropy would confirm the student in its own words; on_policy wants 1"
+        if wrong:
+            raise ConfigError(f"Distill: {wrong}")
+
+    def between(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence of log-probabilities, with those of our fields that it takes."""
+        chosen, ours = DIVERGENCES[self.divergence], {"beta": self.beta, "alpha": self.skew, "mu": self.mu}
+        return partial(chosen, **{name: ours[name] for name in signature(chosen).parameters if name in ours})
+
+
+def rows_of(lessons: Sequence[Lesson], plan: Plan, length: int) -> list[Row]:
+    return [[lessons[i] for i in row] for row in plan([len(lesson.document) for lesson in lessons], length)]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained on, what is minimised, and what becomes of a step's rows before it is taken."""
+
+    rows: list[Row]
+    objective: Objective[Row]
+    begin: Begin[Row] | None = None
+
+
+class _Tokens:
+    """A loss that is averaged over the trained tokens of rows."""
+
+    def weight(self, unit: Row) -> int:
+        return sum(lesson.document.trained for lesson in unit)
+
+    def documents(self, unit: Row) -> Sequence[Document]:
+        return [lesson.document for lesson in unit]
+
+
+@dataclass(frozen=True)
+class FromTeacher(_Tokens):
+    """The divergence over the whole vocabulary; `vocabulary`: how many tokens both models have."""
+
+    how: Distill
+    student: Student
+    guide: Guide
+    vocabulary: int
+
+    def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
+        with self.student.precision():
+            states, targets, _ = self.student.hidden(batch)
+            theirs = self.guide.states(batch, [lesson for row in units for lesson in row])
+            head, kind, heat = self.student.head, self.how.between(), self.how.temperature
+            apart = linear_divergence(
+                states, head, theirs, self.guide.head, kind, temperature=heat, vocabulary=self.vocabulary
+            ).sum()
+            if self.how.alpha == 1:
+                return apart, {}
+            hard = -linear_logprobs(states, head, targets).sum()
+        return self.how.alpha * apart + (1 - self.how.alpha) * hard, {"divergence": apart, "nll": hard}
+
+
+@dataclass(frozen=True)
+class FromRun(_Tokens):
+    """Forward KL to what a run has kept of the teacher; where it has kept nothing, cross-entropy alone. `top_k`:
+    how many alternatives are there of every token."""
+
+    how: Distill
+    student: Student
+    stored: Stored
+    top_k: int
+
+    def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
+        batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
+        tops = self.stored.tops([lesson for row in units for lesson in row], self.top_k).to(self.student.device)
+        if (highest := int(tops.ids.max())) >= len(self.student.head):
+            raise TrainError(f"the run's log-probabilities name token {highest}: the student has no such token")
+        with self.student.precision():
+            states, targets, _ = self.student.hidden(batch)
+            head, known = self.student.head, tops.known
+            apart = linear_top_k_divergence(
+                states[known],
+                head,
+                tops.ids,
+                tops.logprobs,
+                vocabulary=len(head),
+                residual=tops.residual,
+                tail=self.how.tail,  # type: ignore[arg-type]  # held against its choices
+            ).sum()
+            hard = -linear_logprobs(states[~known], head, targets[~known]).sum()
+            if self.how.alpha < 1:
+                also = -linear_logprobs(states[known], head, targets[known]).sum()
+                hard, apart = hard + (1 - self.how.alpha) * also, self.how.alpha * apart
+        return apart + hard, {"divergence": apart, "nll": hard}

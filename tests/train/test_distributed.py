@@ -1,0 +1,81 @@
+"""Processes that train together: two give the curve of one, and a checkpoint goes on with any number of them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from kdaug.dataset import write_dataset
+from kdaug.record import Record
+from kdaug.train.distributed import World
+
+# Sums in another order: float32 rounding, grown over some thirty-five steps.
+TOLERANCE = 5e-5
+SETTINGS = ["--epochs=5", "--lr=3e-3", "--length=128", "--accumulate=3", "--ema=0.5", "--eval-every=5"]
+ONE = [sys.executable, "-m", "kdaug", "train", "sft"]
+TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdaug", "train", "sft"]
+
+
+def test_passes_are_dealt_out_and_all_make_equally_many() -> None:
+    passes = ["a", "b", "c", "d", "e"]
+    dealt = [World(rank, 2).deal(passes) for rank in range(2)]
+    assert dealt[0] == [(0, "a", True), (2, "c", True), (4, "e", True)]
+    assert dealt[1] == [(1, "b", True), (3, "d", True), (4, "e", False)]  # the last makes up the number only
+    assert World().deal(passes) == [(i, name, True) for i, name in enumerate(passes)]
+
+
+@pytest.fixture
+def given(tiny: Path, answers: list[Record], tmp_path: Path) -> list[str]:
+    write_dataset(tmp_path / "data", lambda: answers, held_out={a.id for a in answers[:3]}, facts={})
+    return ["--data", str(tmp_path / "data"), "--student", str(tiny), *SETTINGS]
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_bytes().splitlines()] if file.is_file() else []
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours.keys() - {"tokens_per_second"}:
+            assert theirs[name] == pytest.approx(ours[name], abs=TOLERANCE)
+    weights = [load_file(folder / "model.safetensors") for folder in (one, other)]
+    assert weights[0].keys() == weights[1].keys()
+    assert max(float((weights[0][n] - weights[1][n]).abs().max()) for n in weights[0]) < TOLERANCE
+    assert {f.name for f in one.iterdir()} == {f.name for f in other.iterdir()}
+
+
+def until(command: list[str], out: Path, step: int) -> None:
+    """Run it until it has taken so many steps, and end it as a scheduler would."""
+    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and len(metrics(out)) < step:
+        time.sleep(0.005)
+    assert process.poll() is None, "it ended before it was told to"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) != 0
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_curve_of_one_and_go_on_from_each_others_checkpoints(
+    given: list[str], tmp_path: Path
+) -> None:
+    subprocess.run([*ONE, *given, "--out", str(tmp_path / "one")], check=True, stderr=subprocess.DEVNULL)
+    subprocess.run([*TWO, *given, "--out", str(tmp_path / "two")], check=True, stderr=subprocess.DEVNULL)
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "training.json").read_text())["results"]["processes"] == 2
+
+    parts = tmp_path / "parts"
+    until([*TWO, *given], parts, 3)
+    assert list(parts.glob("checkpoint-*.parts"))
+    until([*ONE, *given], parts, 7)
+    assert (parts / "checkpoint.pt").is_file() and not list(parts.glob("checkpoint-*.parts"))
+    subprocess.run([*TWO, *given, "--out", str(parts)], check=True, stderr=subprocess.DEVNULL)
+    assert_same_training(tmp_path / "one", parts)
