@@ -111,7 +111,8 @@ def write_pruned_card(folder: Path, model: str, kept: Sequence[int], layers: int
 
 def _front_matter(told: Mapping[str, Any], base: Base, terms: Sequence[Terms]) -> str:
     """The Hub's metadata: https://huggingface.co/docs/hub/model-cards."""
-    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    task = "text-classification" if told["facts"]["method"] == "RewardModel" else "text-generation"
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     if licence := shared_licence([base.terms, *terms]):
         front["license"] = licence
         if licence == "other":
