@@ -85,9 +85,8 @@ class FromForeign:
     def of(cls, student: Student, teacher: Path, dtype: str, divergence: str, **how: float) -> FromForeign:
         """`how`: `beta` of the generalised JSD of shared tokens, `alpha`, `temperature`."""
         guide = Present.load(teacher, Chat.load(teacher), student.device, dtype)
-        vocabularies = (m.chat.tokenizer.get_vocab() for m in (student, guide.teacher))
-        beta = how.pop("beta")
-        shared = partial(Shared.of(*vocabularies, device=student.device).hybrid, beta=beta)
+        ours, theirs = (m.chat.tokenizer.get_vocab() for m in (student, guide.teacher))
+        shared = partial(Shared.of(ours, theirs, student.device).hybrid, beta=how.pop("beta"))
         return cls(student, guide, shared if divergence == "gold" else uld, **how)
 
     def weight(self, unit: Sequence[Pair]) -> int:
