@@ -63,7 +63,7 @@ def estimate(
 ) -> Iterator[str]:
     """Runs the first `jobs` jobs into `out`, and says in lines what all of the run will take.
 
-    Raises ConfigError when the sample says nothing, and what the run raises.
+    Raises KdaugError when the sample says nothing, and what the run raises.
     """
     outcome = execute(replace(recipe, max_jobs=jobs, select=None), out, teachers, log=log, command=command)
     if outcome.error is not None:

@@ -118,5 +118,5 @@ def test_without_a_price_it_says_so_and_a_sample_that_kept_nothing_says_nothing(
     assert "no price is known for openai:m: give --price" in said
     server.configure(faults={"400": 1.0})
     nothing = ["estimate", "self-instruct", *rest[1:], "--out", str(tmp_path / "b"), "--target", "10"]
-    assert main(nothing) == 2
+    assert main(nothing) == 1  # not a mistake in what was written: calls were made
     assert "kept nothing" in capsys.readouterr().err

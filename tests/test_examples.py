@@ -94,7 +94,7 @@ def test_every_command_of_the_teachers_page(tmp_path: Path, monkeypatch: pytest.
     lines = re.findall(r"^kdaug .*", "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)), re.MULTILINE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-nobody")
-    Path("seeds.jsonl").write_text("".join(f'{{"prompt": "What is {i} + {i}?"}}\n' for i in range(8)), "utf-8")
+    Path("seeds.jsonl").write_text("".join(f'{{"prompt": "What is {i} + {i}?"}}\n' for i in range(4)), "utf-8")
     grow = ["run", "self-instruct", "--seeds", "seeds.jsonl", "--target", "6", "--teacher", "fake", "--quiet"]
     assert main([*grow, "--out", "runs/alpaca"]) == 0
     ran = set[str]()
@@ -110,6 +110,8 @@ def test_every_command_of_the_teachers_page(tmp_path: Path, monkeypatch: pytest.
                 words[at] = "fake" if kind == "openai" and "self-instruct" in words else local
                 if kind != "batch" and "estimate" not in words:  # its run goes on in the same folder
                     words[words.index("--out") + 1] = f"runs/{number}"
+                if kind == "local":
+                    words += ["--set", "respond.max_tokens=8", "--set", "respond.keep_cut=true"]
                 ran.add(kind)
             assert main(words) == 0, line
     assert ran == {"openai", "route", "batch", "local", "replay"}
