@@ -21,7 +21,6 @@ from kdaug.train.preference import DPO
 from kdaug.train.sft import SFT
 from kdaug.train.student import load
 
-trl = pytest.importorskip("trl")
 pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 SAME: dict[str, Any] = {"epochs": 1, "length": 256, "accumulate": 2, "warmup": 0.0, "floor": 1.0, "dtype": "float32"}
@@ -90,6 +89,7 @@ def trained(trainer: Any) -> list[float]:
 
 
 def test_sft_follows_trl(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
+    import trl
     from datasets import Dataset
 
     chat, length = Chat.load(tiny), 96
@@ -115,6 +115,7 @@ def test_sft_follows_trl(tiny: Path, answers: list[Record], tmp_path: Path) -> N
 
 
 def test_dpo_follows_trl(tiny: Path, pairs: list[Record], tmp_path: Path) -> None:
+    import trl
     from datasets import Dataset
 
     chat = Chat.load(tiny)
