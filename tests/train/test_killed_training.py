@@ -16,7 +16,7 @@ import pytest
 from kdaug.record import Record, text_of
 
 SETTINGS = ["--epochs=10", "--lr=3e-3", "--length=128", "--accumulate=1", "--save-every=7", "--ema=0.9"]
-KILLS = 6
+KILLS = 3
 
 
 @pytest.fixture
