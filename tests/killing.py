@@ -76,7 +76,7 @@ def run_killed_amid_batches(
     done = 0
     while done < kills:
         process = subprocess.Popen([*KDAUG, *command, "--out", str(out), "--quiet"])
-        goal = server.stats()["requests"] + rng.randint(1, 9)
+        goal = server.stats()["requests"] + rng.randint(1, 4)
         while process.poll() is None and server.stats()["requests"] < goal:
             time.sleep(rng.random() * 0.05)
         if process.poll() is not None:

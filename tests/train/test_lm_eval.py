@@ -46,7 +46,6 @@ def task(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_choices_are_what_lm_eval_says_they_are(task: Path) -> None:
-    pytest.importorskip("lm_eval")
     (theirs,) = compare_lm_eval({"smollm2": "smollm2"}, task, device="cpu", dtype="float32").rows
     tasks = read_tasks(task.with_suffix(".jsonl"), "choice")
     (ours,) = compare_on_tasks({"smollm2": Local(dtype="float32", device="cpu")}, tasks, "choice", "questions").rows
@@ -59,7 +58,6 @@ def test_choices_are_what_lm_eval_says_they_are(task: Path) -> None:
 
 @pytest.mark.slow
 def test_what_lm_eval_does_not_take_is_said_in_its_own_words(tiny: Path, task: Path) -> None:
-    pytest.importorskip("lm_eval")
     task.write_text(TASK.replace("FILE", "no-such-file.jsonl"))
     with pytest.raises(TrainError, match=r"lm-eval failed on .*no-such-file"):
         compare_lm_eval({"tiny": str(tiny)}, task, device="cpu")
