@@ -16,8 +16,8 @@ from kdaug.plain_yaml import plain_yaml
 
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
-    "description", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select", "stages",
-    "gates", "roles", "judge_checks",
+    "description", "method", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select",
+    "stages", "gates", "roles", "judge_checks",
 )  # fmt: skip
 
 
