@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from kdaug import prompts
 from kdaug.curate import curating, stages_of
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
@@ -90,7 +91,7 @@ def build(
         if file.values.get(key) is not None:
             plain[key] = _coerced(file, file.values[key], hints[key], key)
     plain["prices"] = _prices(file)
-    built = _stages(file)
+    built = stages_in(file)
     if isinstance(seeds, Rows):
         for name in ("seeds", "source", "holdout", "max_jobs"):
             if file.values.get(name):
@@ -110,6 +111,18 @@ def build(
         if name in file.options:
             raise ConfigError(f"--{name.replace('_', '-')} {wrong}") from e
         raise file.error(str(e)) from e
+
+
+def seeds_of(file: RecipeFile, given: str | None = None) -> str:
+    """Where a recipe's seeds are, if not in what is `given`: a path from here or from beside the recipe, one of those
+    that are shipped, or else a Hub dataset. Raises ConfigError where there are none."""
+    written = given or file.values.get("seeds")
+    if written is None:
+        raise ConfigError(f"{file.where}: no seeds: give them with --seeds PATH (JSONL, one task a line)")
+    if not isinstance(written, str):
+        raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
+    shipped, beside = prompts.shipped() / "seeds" / written, Path(file.where).parent / written
+    return next((str(path) for path in (Path(written), beside, shipped) if path.exists()), written)
 
 
 def teacher(spec: str) -> Teacher:
@@ -175,8 +188,8 @@ def _source(file: RecipeFile, seeds: Sequence[Record]) -> Source:
     return made
 
 
-def _stages(file: RecipeFile) -> list[Stage]:
-    """`stages`, or `gates` alone: stages of `pass` (see `stages_of`)."""
+def stages_in(file: RecipeFile) -> list[Stage]:
+    """What a file has: `stages`, or `gates` alone: stages of `pass` (see `stages_of`)."""
     stages, gates = file.values.get("stages"), file.values.get("gates")
     if gates is not None:
         if stages is not None or not isinstance(gates, list):

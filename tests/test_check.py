@@ -16,10 +16,13 @@ from kdaug.structured import form_of
 from kdaug.teacher import Request, Sampling, as_messages
 from kdaug.teachers.fake import Fake
 
+SEEDS = str(shipped() / "seeds" / "seeds.jsonl")
+
 
 @pytest.mark.parametrize("name", builtin_names())
 def test_every_built_in_recipe_keeps_records_in_every_stage(name: str) -> None:
-    recipe = recipes.build(load(name), read(shipped() / "seeds" / "seeds.jsonl"))
+    file = load(name)
+    recipe = recipes.build(file, read(recipes.seeds_of(file, None if file.values.get("seeds") else SEEDS)))
     lines = list(check(recipe))
     kept = [int(n) for line in lines for n in re.findall(r"jobs, kept (\d+)", line)]
     assert len(kept) == len(recipe.stages)

@@ -41,6 +41,7 @@ ROWS = (
     (
         *("recipes", "recipe_file", "curate", "mix", "check", "judge_check", "estimate", "show", "doctor", "batches"),
         *("runnable", "diversity", "topics", "survey", "measures", "plots", "page", "report"),
+        *("methods", "method_pages", "scaffold"),
     ),
     ("cli", "__main__"),
 )

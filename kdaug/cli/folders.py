@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from kdaug.cli.command import add
-from kdaug.errors import ConfigError
 
 
 def add_init(commands: Any) -> None:
@@ -17,36 +16,21 @@ def add_init(commands: Any) -> None:
         "init",
         _init,
         "Write a recipe, seeds and templates of your own to start from.",
-        "kdaug init mine --recipe evol-instruct",
+        "kdaug init mine --method evol-instruct",
     )
     sub.add_argument("folder", type=Path, help="a folder that does not exist yet, or is empty")
-    sub.add_argument("--recipe", default="self-instruct", help="the built-in recipe to start from (self-instruct)")
+    which = sub.add_mutually_exclusive_group()
+    which.add_argument("--recipe", default="self-instruct", help="the built-in recipe to start from (self-instruct)")
+    which.add_argument("--method", metavar="NAME", help="one of kdaug methods, with the prompts of it alone")
 
 
 def _init(given: argparse.Namespace) -> int:
-    import shutil
+    from kdaug.methods import find
+    from kdaug.scaffold import scaffold, scaffold_method
 
-    from kdaug import prompts
-    from kdaug.recipe_file import builtin_names
-
-    folder: Path = given.folder
-    if given.recipe not in builtin_names():
-        raise ConfigError(f"no built-in recipe {given.recipe!r}: choose one of {', '.join(builtin_names())}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists and is not empty: choose another folder")
-    recipe = (prompts.shipped() / "recipes" / f"{given.recipe}.yaml").read_text(encoding="utf-8")
-    seeds = "" if "\nseeds:" in recipe else "seeds: seeds.jsonl\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(f"{recipe}{seeds}templates: templates\n", encoding="utf-8")
-        shutil.copy(prompts.shipped() / "seeds" / "seeds.jsonl", folder / "seeds.jsonl")
-        shutil.copytree(prompts.shipped() / "prompts", folder / "templates" / "prompts")
-    except OSError as e:
-        raise ConfigError(f"cannot write to {folder}: {e.strerror}") from e
-    print(f"{folder}/recipe.yaml      the recipe ({given.recipe})")
-    print(f"{folder}/seeds.jsonl      seed tasks: put yours in their place, one JSON object a line")
-    print(f"{folder}/templates/       the prompts: change what you like, delete the rest")
-    print(f"try it without a model:   kdaug check {shlex.quote(str(folder))}/recipe.yaml")
+    told = scaffold_method(find(given.method), given.folder) if given.method else scaffold(given.recipe, given.folder)
+    for line in told:
+        print(line)
     return 0
 
 

@@ -120,19 +120,12 @@ def told(given: argparse.Namespace, outcome: Outcome) -> int:
 def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recipe, dict[str, Teacher]]:
     """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier.
     `teacher`: where none is named, the embedded model."""
-    from kdaug import prompts, recipes
+    from kdaug import recipes
     from kdaug.read import read
     from kdaug.recipe_file import load
 
     file = with_options(given, load(given.recipe))
-    written = given.seeds or file.values.get("seeds")
-    if written is None:
-        raise ConfigError(f"{file.where}: no seeds: give them with --seeds PATH (JSONL, one task a line)")
-    if not isinstance(written, str):
-        raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
-    shipped = prompts.shipped() / "seeds" / str(written)
-    beside = Path(file.where).parent / str(written)
-    seeds_from = next((str(p) for p in (Path(written), beside, shipped) if p.exists()), str(written))
+    seeds_from = recipes.seeds_of(file, given.seeds)
     seeds = read(seeds_from)
     recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=templates_of(given, file))
     return recipe, teachers_of(given, file, recipe, teacher)

@@ -1,0 +1,66 @@
+"""A folder to begin with: a built-in recipe, its seeds and its prompts, written out for the user to change."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from kdaug import prompts
+from kdaug.errors import ConfigError
+from kdaug.methods import Method, role_option
+from kdaug.recipe import parts
+from kdaug.recipe_file import builtin_names, load
+
+SEEDS = "seeds.jsonl"  # of a recipe that names none
+ONE_A_LINE = ", one JSON object a line"
+
+
+def scaffold(recipe: str, folder: Path) -> Iterator[str]:
+    """Writes a built-in recipe, its seeds and every shipped prompt; gives lines that say what is there.
+
+    Raises ConfigError for a recipe that is none of ours, and a folder that has something in it.
+    """
+    if recipe not in builtin_names():
+        raise ConfigError(f"no built-in recipe {recipe!r}: choose one of {', '.join(builtin_names())}")
+    yield from _write(recipe, folder, [path.name for path in (prompts.shipped() / "prompts").iterdir()])
+    yield f"try it without a model:   kdaug check {shlex.quote(str(folder))}/recipe.yaml"
+
+
+def scaffold_method(method: Method, folder: Path) -> Iterator[str]:
+    """As `scaffold`, with the prompts of this method alone; the last line is the command that runs it on a scripted
+    teacher."""
+    own = [part for stage in method.stages for part in parts(stage)]
+    used = {part.name for part in own}
+    used |= {template.partition("/")[0] for part in own for template in getattr(part, "renders", ())}
+    yield from _write(method.name, folder, [name for name in used if (prompts.shipped() / "prompts" / name).is_dir()])
+    at = shlex.quote(str(folder))
+    roles = " ".join(role_option(role, "fake") for role in method.roles)
+    yield f"try it without a model:   kdaug run {at}/recipe.yaml {roles} --out {at}/run"
+
+
+def _write(recipe: str, folder: Path, templates: Sequence[str]) -> Iterator[str]:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists and is not empty: choose another folder")
+    file, shipped = load(recipe), prompts.shipped()
+    seeds = str(file.values.get("seeds") or SEEDS)
+    text = (shipped / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
+    text += "" if file.values.get("seeds") else f"seeds: {seeds}\n"
+    text += "templates: templates\n" if templates else ""
+    begin = shipped / "seeds" / seeds
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+        if begin.is_dir():
+            shutil.copytree(begin, folder / seeds)
+        else:
+            shutil.copy(begin, folder / seeds)
+        for name in sorted(templates):
+            shutil.copytree(shipped / "prompts" / name, folder / "templates" / "prompts" / name)
+    except OSError as e:
+        raise ConfigError(f"cannot write to {folder}: {e.strerror}") from e
+    yield f"{folder}/recipe.yaml      the recipe ({recipe})"
+    yield f"{folder}/{seeds}      what it begins with: put yours in their place" + ONE_A_LINE * seeds.endswith(".jsonl")
+    if templates:
+        yield f"{folder}/templates/       the prompts: change what you like, delete the rest"

@@ -1,0 +1,123 @@
+"""Every built-in method, from its scaffold, on made-up words: nothing is lost, breaks leave no trace, and each record
+has its story."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from kdaug import recipes
+from kdaug.cli import main, parser
+from kdaug.dataset import Dataset
+from kdaug.errors import ParseError, TeacherError, TeacherUnavailable
+from kdaug.generator import Generate, Generator
+from kdaug.methods import methods
+from kdaug.progress import Log
+from kdaug.read import read
+from kdaug.recipe import Recipe, roles_of
+from kdaug.recipe_file import load
+from kdaug.record import Discarded, Record
+from kdaug.running import Outcome, execute
+from kdaug.show import Story
+from kdaug.teacher import Request
+from kdaug.teachers.fake import Answer, Fake
+
+JOBS = 2
+
+
+class Breaking(Fake):
+    """A scripted teacher that is gone from its n-th call on."""
+
+    def __init__(self, until: int = 10**9) -> None:
+        super().__init__(concurrency=2)
+        self.until, self.numbers = until, count()
+
+    def _answer(self, request: Request) -> Answer:
+        return TeacherUnavailable("power cut") if next(self.numbers) >= self.until else super()._answer(request)
+
+
+class Counted:
+    """A generator, and how much came of it: what it returned, and jobs that ended with nothing but their reason."""
+
+    def __init__(self, inner: Generator) -> None:
+        self._inner, self._made = inner, 0
+
+    def __getattr__(self, name: str) -> Any:  # Any: whatever the generator has
+        return getattr(self._inner, name)
+
+    async def __call__(
+        self, parents: Sequence[Record], generate: Generate, rng: Random
+    ) -> Sequence[Record | Discarded]:
+        try:
+            made = await self._inner(parents, generate, rng)
+        except (TeacherError, ParseError):
+            self._made += 1
+            raise
+        self._made += len(made)
+        return made
+
+
+def scaffold(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Recipe:
+    """What `kdaug init --method` writes, as the command that it tells runs it, for two jobs."""
+    assert main(["init", "--method", name, str(folder)]) == 0
+    told = parser().parse_args(shlex.split(capsys.readouterr().out.splitlines()[-1].partition("kdaug ")[2]))
+    file = load(told.recipe)
+    templates = folder / "templates"
+    seeds = read(folder / file.values["seeds"])
+    recipe = recipes.build(file, seeds, templates=templates if templates.is_dir() else None)
+    asked = {role for role in roles_of(recipe) if role != "judge" or "teacher" not in roles_of(recipe)}
+    assert asked <= {"teacher"} | {role for role in ("student", "judge") if getattr(told, role)} | {
+        assignment.removeprefix("roles.").partition("=")[0] for assignment in told.set
+    }
+    return replace(recipe, max_jobs=JOBS, target=None, select=None)
+
+
+def go(recipe: Recipe, out: Path, teacher: Fake) -> Outcome:
+    return execute(recipe, out, dict.fromkeys(("teacher", *roles_of(recipe)), teacher), log=Log(quiet=True))
+
+
+def data(out: Path) -> dict[str, bytes]:
+    found = [*(out / "dataset" / "data").rglob("*.parquet"), *out.glob("dropped.parquet")]
+    return {str(path.relative_to(out)): path.read_bytes() for path in found}
+
+
+@pytest.mark.parametrize("name", [method.name for method in methods()])
+def test_a_method_keeps_what_it_promises(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = scaffold(name, tmp_path / "mine", capsys)
+    counted = replace(recipe, stages=[replace(stage, generator=Counted(stage.generator)) for stage in recipe.stages])
+    teacher = Breaking()
+    whole = go(counted, tmp_path / "whole", teacher)
+    assert whole.error is None
+    calls = len(teacher.calls)
+    assert calls > 0
+
+    # Nothing is lost: what came of a stage's jobs is kept, or dropped with a reason.
+    coming = JOBS
+    for stage, facts in zip(counted.stages, whole.facts["stages"], strict=True):
+        assert facts["jobs"] <= coming
+        assert vars(stage.generator)["_made"] == facts["kept"] + sum(facts["dropped"].values())
+        assert all(reason.partition(":")[2] for reason in facts["dropped"])
+        coming = facts["kept"]
+    assert coming == whole.facts["kept"] > 0
+
+    # Every record has its story.
+    seeds = {root for seed in recipe.source.seeds for root in (seed.roots or (seed.id,))}
+    story = Story(tmp_path / "whole")
+    for record in Dataset(tmp_path / "whole"):
+        assert record.by and record.parents and record.teachers == ("fake",) and record.replies
+        assert set(record.roots) <= seeds
+        assert len(list(story.tell(record.id))) > len(record.replies)
+
+    # A break leaves no trace.
+    gone = go(counted, tmp_path / "broken", Breaking(calls // 2))
+    assert isinstance(gone.error, TeacherUnavailable)
+    again = go(counted, tmp_path / "broken", Breaking())
+    assert again.error is None and again.facts["stages"] == whole.facts["stages"]
+    assert data(tmp_path / "broken") == data(tmp_path / "whole")
