@@ -18,7 +18,7 @@ ROWS = (
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
         *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml"),
-        *("words", "overlap", "intervals"),
+        *("words", "overlap", "intervals", "sandbox", "jail", "seccomp"),
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
