@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +91,11 @@ def role_option(role: str, spec: str) -> str:
     return f"--{role} {spec}" if role in ("teacher", "student", "judge") else f"--set roles.{role}={spec}"
 
 
-def methods() -> list[Method]:
+@cache
+def methods() -> tuple[Method, ...]:
     """Every built-in recipe that is a method, by family and name. Raises ConfigError for a block that is wrong."""
     found = [method for name in builtin_names() if (method := method_of(load(name)))]
-    return sorted(found, key=lambda method: (list(FAMILIES).index(method.family), method.name))
+    return tuple(sorted(found, key=lambda method: (list(FAMILIES).index(method.family), method.name)))
 
 
 def find(name: str) -> Method:

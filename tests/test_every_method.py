@@ -4,27 +4,29 @@ has its story."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from kdaug import recipes
-from kdaug.cli import main, parser
+from kdaug.cli import parser
 from kdaug.dataset import Dataset
 from kdaug.errors import ParseError, TeacherError, TeacherUnavailable
 from kdaug.generator import Generate, Generator
-from kdaug.methods import methods
+from kdaug.methods import Method, methods
 from kdaug.progress import Log
 from kdaug.read import read
 from kdaug.recipe import Recipe, roles_of
 from kdaug.recipe_file import load
 from kdaug.record import Discarded, Record
 from kdaug.running import Outcome, execute
+from kdaug.scaffold import scaffold_method
 from kdaug.show import Story
 from kdaug.teacher import Request
 from kdaug.teachers.fake import Answer, Fake
@@ -64,18 +66,25 @@ class Counted:
         return made
 
 
-def scaffold(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> Recipe:
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """In memory where it can be: more than half of the time would be waiting for the disk."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
+        yield Path(name)
+
+
+def scaffold(method: Method, folder: Path) -> Recipe:
     """What `kdaug init --method` writes, as the command that it tells runs it, for two jobs."""
-    assert main(["init", "--method", name, str(folder)]) == 0
-    told = parser().parse_args(shlex.split(capsys.readouterr().out.splitlines()[-1].partition("kdaug ")[2]))
+    command = list(scaffold_method(method, folder))[-1].partition("kdaug ")[2]
+    told = parser(training=False).parse_args(shlex.split(command))
     file = load(told.recipe)
     templates = folder / "templates"
     seeds = read(folder / file.values["seeds"])
     recipe = recipes.build(file, seeds, templates=templates if templates.is_dir() else None)
-    asked = {role for role in roles_of(recipe) if role != "judge" or "teacher" not in roles_of(recipe)}
-    assert asked <= {"teacher"} | {role for role in ("student", "judge") if getattr(told, role)} | {
-        assignment.removeprefix("roles.").partition("=")[0] for assignment in told.set
-    }
+    given = {role for role in ("teacher", "student", "judge") if getattr(told, role)}
+    given |= {assignment.removeprefix("roles.").partition("=")[0] for assignment in told.set}
+    assert given == roles_of(recipe)
     return replace(recipe, max_jobs=JOBS, target=None, select=None)
 
 
@@ -88,12 +97,12 @@ def data(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in found}
 
 
-@pytest.mark.parametrize("name", [method.name for method in methods()])
-def test_a_method_keeps_what_it_promises(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recipe = scaffold(name, tmp_path / "mine", capsys)
+@pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
+def test_a_method_keeps_what_it_promises(method: Method, folder: Path) -> None:
+    recipe = scaffold(method, folder / "mine")
     counted = replace(recipe, stages=[replace(stage, generator=Counted(stage.generator)) for stage in recipe.stages])
     teacher = Breaking()
-    whole = go(counted, tmp_path / "whole", teacher)
+    whole = go(counted, folder / "whole", teacher)
     assert whole.error is None
     calls = len(teacher.calls)
     assert calls > 0
@@ -109,15 +118,15 @@ def test_a_method_keeps_what_it_promises(name: str, tmp_path: Path, capsys: pyte
 
     # Every record has its story.
     seeds = {root for seed in recipe.source.seeds for root in (seed.roots or (seed.id,))}
-    story = Story(tmp_path / "whole")
-    for record in Dataset(tmp_path / "whole"):
+    story = Story(folder / "whole")
+    for record in Dataset(folder / "whole"):
         assert record.by and record.parents and record.teachers == ("fake",) and record.replies
         assert set(record.roots) <= seeds
         assert len(list(story.tell(record.id))) > len(record.replies)
 
     # A break leaves no trace.
-    gone = go(counted, tmp_path / "broken", Breaking(calls // 2))
+    gone = go(counted, folder / "broken", Breaking(calls // 2))
     assert isinstance(gone.error, TeacherUnavailable)
-    again = go(counted, tmp_path / "broken", Breaking())
+    again = go(counted, folder / "broken", Breaking())
     assert again.error is None and again.facts["stages"] == whole.facts["stages"]
-    assert data(tmp_path / "broken") == data(tmp_path / "whole")
+    assert data(folder / "broken") == data(folder / "whole")
