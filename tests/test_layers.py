@@ -19,6 +19,7 @@ ROWS = (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
         *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml"),
         *("words", "overlap", "intervals", "sandbox", "jail", "seccomp"),
+        *("voting", "erasure", "pairs", "samples", "dialogue"),
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),

@@ -10,9 +10,10 @@ from typing import ClassVar
 
 from kdaug.generator import Generate
 from kdaug.judging import leaked
+from kdaug.pairs import PairBuilder, preference
 from kdaug.prompts import render
-from kdaug.record import Discarded, Drop, Record, assistant, text_of
-from kdaug.teacher import Completion
+from kdaug.record import Discarded, Drop, Record, text_of
+from kdaug.samples import answered, unusable
 
 # A revision that speaks of these would teach the student to answer a critique that no prompt holds.
 META_PHRASES = (
@@ -48,29 +49,21 @@ class Feedback:
         prompt = text_of(record.prompt)
 
         draft = await generate(record.prompt, role="student", temperature=self.temperature, max_tokens=self.max_tokens)
-        drafted = record.child(
-            by=self.name, replies=[draft], completion=assistant(draft.text), rejected=None, label=None
-        )
-        if drop := unfinished(draft, "draft"):
+        drafted = answered(record, draft, by=self.name)
+        if drop := unusable(draft, self.name, text="draft"):
             return [Discarded(drafted, drop)]
 
         asked = render(f"{self.name}/critique", prompt=prompt, draft=draft.text)
         critique = await generate(asked, temperature=0.0, max_tokens=self.max_tokens)
-        if drop := unfinished(critique, "critique"):
+        if drop := unusable(critique, self.name, text="critique"):
             return [Discarded(drafted, drop)]
         if no_issues(critique.text):
             return [Discarded(drafted, Drop("feedback:no_issues", {"critique": critique.text}))]
 
         asked = render(f"{self.name}/revise", prompt=prompt, draft=draft.text, critique=critique.text)
         revised = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)
-        pair = record.child(
-            by=self.name,
-            replies=[draft, critique, revised],
-            completion=assistant(revised.text),
-            rejected=assistant(draft.text),
-            label=None,
-        )
-        drop = unfinished(revised, "revision") or flaw_of_pair(revised.text, draft.text, prompt)
+        pair = preference(record, revised, draft, by=self.name, replies=[draft, critique, revised])
+        drop = unusable(revised, self.name, text="revision") or flaw_of_pair(revised.text, draft.text, prompt)
         return [Discarded(pair, drop) if drop else pair]
 
 
@@ -79,15 +72,9 @@ def no_issues(critique: str) -> bool:
     return bool(re.search(r"^\W*no issues(?: found| at all)?\W*$", critique, re.IGNORECASE | re.MULTILINE))
 
 
-def unfinished(reply: Completion, part: str) -> Drop | None:
-    if reply.cut:
-        return Drop("feedback:cut", {"text": part})
-    return None if reply.text.strip() else Drop("feedback:empty", {"text": part})
-
-
 def flaw_of_pair(revised: str, draft: str, prompt: str) -> Drop | None:
     """What makes a revision no preference over its draft: the same words, or talk of the critique."""
-    if revised.split() == draft.split():
-        return Drop("feedback:identical")
+    if flaw := PairBuilder().flaw(revised, draft):
+        return Drop(f"feedback:{flaw}")
     phrase = leaked(revised, META_PHRASES, f"{prompt}\n{draft}")
     return Drop("feedback:meta", {"phrase": phrase}) if phrase else None

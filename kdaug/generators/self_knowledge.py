@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from random import Random
 from statistics import fmean
 from typing import ClassVar, Literal
@@ -13,8 +12,10 @@ from kdaug.answers import final_answer, same_answer
 from kdaug.errors import ConfigError, shorten
 from kdaug.generator import Generate, settled
 from kdaug.judging import Verdict, grade
+from kdaug.pairs import PairBuilder, paired
 from kdaug.prompts import render
-from kdaug.record import Discarded, Drop, Json, Messages, Record, assistant, text_of, user
+from kdaug.record import Discarded, Drop, Json, Messages, Record, text_of, user
+from kdaug.samples import answered, sampled
 from kdaug.teacher import Completion
 
 
@@ -66,56 +67,33 @@ class SelfKnowledge:
         usable, turned_down = await self._sample(record, generate)
         if self.mode == "verify":
             return [*self._verified(record, usable), *turned_down]
-        return [*await self._best_and_worst(record, usable, generate), *turned_down]
+        return [*await self._best_and_worst(record, usable, generate, rng), *turned_down]
 
     async def _sample(self, record: Record, generate: Generate) -> tuple[list[Completion], list[Discarded]]:
         prompt = record.prompt
         if self.mode == "verify":
             prompt = (*prompt[:-1], *user(render(f"{self.name}/solve", prompt=prompt[-1].content)))
-        replies = await settled([self._ask(prompt, generate) for _ in range(self.samples)])
-
-        usable: list[Completion] = []
-        turned_down: list[Discarded] = []
-        for reply in replies:
-            if not isinstance(reply, Completion):
-                turned_down.append(Discarded(record, Drop(reply.reason, {"error": str(reply)})))
-            elif drop := flaw_of_sample(reply, usable):
-                turned_down.append(Discarded(sample_of(record, reply), drop))
-            else:
-                usable.append(reply)
-        return usable, turned_down
+        return await sampled(record, [self._ask(prompt, generate) for _ in range(self.samples)], by=self.name)
 
     async def _best_and_worst(
-        self, record: Record, usable: list[Completion], generate: Generate
+        self, record: Record, usable: list[Completion], generate: Generate, rng: Random
     ) -> list[Record | Discarded]:
         """The pair, and samples that nothing could be paired with."""
-        samples = [sample_of(record, reply) for reply in usable]
+        samples = [answered(record, reply, by=self.name) for reply in usable]
         verdicts = await settled([self._judge(sample, generate) for sample in samples for _ in range(self.judgements)])
         made: list[Record | Discarded] = []
-        marked: list[tuple[float, Completion]] = []
+        marked: list[tuple[Completion, float]] = []
         for i, (sample, reply) in enumerate(zip(samples, usable, strict=True)):
             own = verdicts[i * self.judgements : (i + 1) * self.judgements]
             scores = [verdict.score for verdict in own if isinstance(verdict, Verdict)]
             if scores:
-                marked.append((fmean(scores), reply))
+                marked.append((reply, fmean(scores)))
             else:
                 failures: list[Json] = [verdict.reason for verdict in own if not isinstance(verdict, Verdict)]
                 made.append(Discarded(sample, Drop("self_knowledge:unscored", {"failures": failures})))
-
-        if len(marked) < 2:
-            alone = Drop("self_knowledge:single")
-            return [*made, *(Discarded(sample_of(record, reply), alone) for _, reply in marked)]
-        best, worst = max(marked, key=itemgetter(0)), min(marked, key=itemgetter(0))  # the first of equal ones
-        pair = record.child(
-            by=self.name,
-            replies=[best[1], worst[1]],
-            completion=assistant(best[1].text),
-            rejected=assistant(worst[1].text),
-            label=None,
-        )
-        if best[0] == worst[0]:
-            return [*made, Discarded(pair, Drop("self_knowledge:tie", {"score": best[0]}))]
-        return [pair.scored(self_judge=best[0], margin=best[0] - worst[0]), *made]
+        replies, means = [reply for reply, _ in marked], [mean for _, mean in marked]
+        pairs = paired(record, replies, means, PairBuilder(), rng, by=self.name, score="self_judge")
+        return [*made, *pairs]
 
     def _verified(self, record: Record, usable: list[Completion]) -> list[Record | Discarded]:
         """Every sample, with what its answer says of it."""
@@ -123,7 +101,7 @@ class SelfKnowledge:
         made: list[Record | Discarded] = []
         kept = 0
         for reply in usable:
-            sample = sample_of(record, reply)
+            sample = answered(record, reply, by=self.name)
             if not same_answer(reply.text, reference):
                 evidence: dict[str, Json] = {
                     "answer": shorten(final_answer(reply.text)),
@@ -154,21 +132,3 @@ class SelfKnowledge:
             top_p=self.top_p,
             max_tokens=self.max_tokens,
         )
-
-
-def sample_of(record: Record, reply: Completion) -> Record:
-    return record.child(
-        by=SelfKnowledge.name, replies=[reply], completion=assistant(reply.text), rejected=None, label=None
-    )
-
-
-def flaw_of_sample(reply: Completion, earlier: Sequence[Completion]) -> Drop | None:
-    """What makes a sample unfit before anything is spent on it."""
-    if reply.cut:
-        return Drop("self_knowledge:cut")
-    words = reply.text.split()
-    if not words:
-        return Drop("self_knowledge:empty")
-    if any(words == other.text.split() for other in earlier):
-        return Drop("self_knowledge:duplicate")
-    return None

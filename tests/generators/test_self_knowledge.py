@@ -67,7 +67,7 @@ def test_best_against_worst_and_the_first_of_equal_ones() -> None:
 
 def test_equal_marks_make_no_pair() -> None:
     kept, (tie,), _ = by_marks(3, 3, 3, 3)
-    assert not kept and tie.drop.reason == "self_knowledge:tie" and tie.drop.detail == {"score": 3.0}
+    assert not kept and tie.drop.reason == "self_knowledge:tie" and tie.drop.detail == {"scores": [3.0] * 4}
 
 
 def test_a_mark_is_the_mean_of_the_judgements_that_succeeded() -> None:
