@@ -41,8 +41,21 @@ def examine() -> Iterator[str]:
             found = ", ".join(f"{name} {_version(name)}" for name in _needs(extra))
             yield f"ready:   {purpose} ({found})"
     yield from _models()
+    yield f"sandbox: {_sandbox()}"
     for name in ("OPENAI_API_KEY", "HF_TOKEN"):
         yield f"{name}: {'set' if os.environ.get(name) else 'not set'}"
+
+
+def _sandbox() -> str:
+    """Whether code that models wrote can be run here."""
+    from kdaug.errors import ConfigError
+    from kdaug.sandbox import require_sandbox
+
+    try:
+        require_sandbox()
+    except ConfigError as e:
+        return str(e)
+    return "holds (no network, no files, no keys; for the code that models write)"
 
 
 def _device() -> str:

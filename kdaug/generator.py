@@ -60,7 +60,8 @@ class Generator(Protocol):
 
     What it made and turned down itself it returns as `Discarded`. A generator is a function of (parents, replies,
     rng): no clock, no global random, no state between calls. An attribute `renders` may name templates
-    (`respond/brief`) that must be there before the run begins.
+    (`respond/brief`) that must be there before the run begins; `needs = ("sandbox",)`, of a gate too, says that it runs
+    code, so that a machine without a sandbox is told before any call.
     """
 
     @property

@@ -19,6 +19,7 @@ from kdaug.generator import Generator
 from kdaug.prices import Price
 from kdaug.record import Record
 from kdaug.rows import Rows
+from kdaug.sandbox import require_sandbox
 from kdaug.seeds import ids_of
 from kdaug.selector import Selector
 from kdaug.source import Source
@@ -135,8 +136,8 @@ def fingerprint_of(description: Mapping[str, Any]) -> str:
 
 
 def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
-    """Raises ConfigError when a part of the recipe asks a role that nobody plays, what plays one is no teacher, or the
-    recipe is none."""
+    """Raises ConfigError when a part of the recipe asks a role that nobody plays, what plays one is no teacher, a part
+    needs a sandbox that this machine does not give, or the recipe is none."""
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"{recipe!r} is no recipe: give a kdaug.Recipe (the command line runs built-in ones by name)")
     for role, teacher in teachers.items():
@@ -144,11 +145,20 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
             raise ConfigError(f'{role}={teacher!r} is no teacher: give an object such as kd.OpenAI("gpt-4.1-mini")')
     for stage in recipe.stages:
         for part in parts(stage):
+            if "sandbox" in getattr(part, "needs", ()):
+                _check_sandbox(part)
             for role in part.roles:
                 if role not in teachers and not (role == "judge" and "teacher" in teachers):
                     raise ConfigError(
                         f"{part.name} asks the role {role!r}: give one with --{role} (or {role}= in Python)"
                     )
+
+
+def _check_sandbox(part: Generator | Gate) -> None:
+    try:
+        require_sandbox()
+    except ConfigError as e:
+        raise ConfigError(f"{part.name}: {e}") from e
 
 
 def _check_part(part: Generator | Gate) -> None:

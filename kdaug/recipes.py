@@ -57,6 +57,7 @@ GATES = {
     "toxicity": "kdaug.gates.toxicity:Toxicity",
     "language": "kdaug.gates.language:InLanguage",
     "readability": "kdaug.gates.readability:Readability",
+    "code": "kdaug.gates.code:Code",
 }
 SELECTORS = {
     "deita": "kdaug.selectors.deita:Deita",

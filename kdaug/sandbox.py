@@ -90,20 +90,19 @@ class Sandbox:
 
     `packages`: the program sees what is installed beside kdaug (numpy, …), read only; else Python's own library alone.
 
-    Raises ConfigError where the kernel does not let us, from its making on: nothing is ever run outside.
+    A part that holds one says `needs = ("sandbox",)`, so that a machine without is told before any call.
     """
 
     limits: Limits = field(default_factory=Limits)
     packages: bool = False
 
-    def __post_init__(self) -> None:
-        require_sandbox()
-
     async def run(self, code: str, *, stdin: str = "", files: Mapping[str, str] | None = None) -> Result:
         """Runs `code` as the main program in /tmp, beside `files` (by their names). No network, nothing is kept.
 
-        When it returns, or is cancelled, all processes of the program have ended.
+        When it returns, or is cancelled, all processes of the program have ended. Raises ConfigError where the kernel
+        gives no sandbox: nothing is ever run outside of one.
         """
+        require_sandbox()
         files = files or {}
         if sum(map(len, (code, stdin, *files.values()))) * 4 > self.limits.files << 20:
             return Result("error", stderr="the program is too large for its files")

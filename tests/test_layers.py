@@ -18,8 +18,21 @@ ROWS = (
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
         *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml"),
-        *("words", "overlap", "intervals", "sandbox", "jail", "seccomp"),
-        *("voting", "erasure", "pairs", "samples", "dialogue"),
+        *(
+            "words",
+            "overlap",
+            "intervals",
+            "sandbox",
+            "jail",
+            "seccomp",
+            "voting",
+            "erasure",
+            "pairs",
+            "samples",
+            "dialogue",
+            "harness",
+            "programs",
+        ),
     ),
     (
         *("logprobs", "database", "journal", "tallies", "prices", "budget", "lull", "calls", "stage", "work", "engine"),
