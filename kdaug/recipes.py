@@ -37,6 +37,8 @@ GENERATORS = {
     "feedback": "kdaug.generators.feedback:Feedback",
     "self_knowledge": "kdaug.generators.self_knowledge:SelfKnowledge",
     "respond": "kdaug.generators.respond:Respond",
+    "persd": "kdaug.generators.persd:Persd",
+    "unit_tests": "kdaug.generators.unit_tests:UnitTests",
     "pass": "kdaug.generators.pass_through:Pass",
 }
 GATES = {

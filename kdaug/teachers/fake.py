@@ -117,7 +117,19 @@ def _plausible(request: Request) -> str:
         return "\n".join(f"Class label: {label}\nInput: {_sentence(rng, 8)}" for label in ("first", "second"))
     if 'Begin your reply with "Example 1"' in asked:
         return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
+    if "in one ```python block" in asked:
+        return f"```python\n{_program(asked, rng)}\n```"
     return _sentence(rng, rng.randint(12, 40))
+
+
+def _program(asked: str, rng: Random) -> str:
+    """A function of the name that the prompt has, which returns a sentence, or a test of one."""
+    named = re.search(r"`(\w+)\(", asked)
+    name = named[1] if named else "solve"
+    if "whose names begin with test_" in asked:
+        tests = (f"def test_{name}_{n}():\n    assert isinstance({name}({n}), str)" for n in range(1, 4))
+        return "\n\n".join(tests)
+    return f"def {name}(*given, **named):\n    return {_sentence(rng, 5)!r}"
 
 
 def _example(schema: Any, root: Any, rng: Random) -> Json:  # Any: a JSON schema, which is known to be one
