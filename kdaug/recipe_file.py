@@ -17,7 +17,7 @@ from kdaug.plain_yaml import plain_yaml
 CAPS = ("max_jobs", "max_cost", "max_tokens", "max_calls", "max_time")
 FIELDS = (
     "description", "method", "seeds", "templates", "source", "target", *CAPS, "prices", "seed", "holdout", "select",
-    "stages", "gates", "roles", "judge_checks",
+    "stages", "gates", "roles", "judge_checks", "loop",
 )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from kdaug import prompts
@@ -28,6 +28,9 @@ from kdaug.source import Each, GrowingPool, Source
 from kdaug.stage import Stage
 from kdaug.teacher import Teacher
 
+if TYPE_CHECKING:
+    from kdaug.loop import Plan
+
 # Parts by their short names. A new method adds one line here; `package.module:Class` and the entry-point group
 # `kdaug.parts` work without one.
 GENERATORS = {
@@ -35,6 +38,14 @@ GENERATORS = {
     "instances": "kdaug.generators.instances:Instances",
     "evol_instruct": "kdaug.generators.evol_instruct:EvolInstruct",
     "feedback": "kdaug.generators.feedback:Feedback",
+    "lion": "kdaug.generators.lion:Lion",
+    "llm2llm": "kdaug.generators.llm2llm:LLM2LLM",
+    "reflection_tuning": "kdaug.generators.reflection_tuning:ReflectionTuning",
+    "selective_reflection": "kdaug.generators.reflection_tuning:SelectiveReflection",
+    "star": "kdaug.generators.star:STaR",
+    "spin": "kdaug.generators.spin:Spin",
+    "rest_em": "kdaug.generators.rest_em:RestEM",
+    "self_rewarding": "kdaug.generators.self_rewarding:SelfRewarding",
     "self_knowledge": "kdaug.generators.self_knowledge:SelfKnowledge",
     "respond": "kdaug.generators.respond:Respond",
     "persd": "kdaug.generators.persd:Persd",
@@ -78,6 +89,12 @@ TEACHERS = {
     "replay": "kdaug.teachers.replay:Replay",
     "fake": "kdaug.teachers.fake:Fake",
     "route": "kdaug.teachers.route:Route",
+}
+TRAINERS = {
+    "sft": "kdaug.train.sft:SFT",
+    "distill": "kdaug.train.distill:Distill",
+    "preference": "kdaug.train.preference:Preference",
+    "dpo": "kdaug.train.preference:Preference",
 }
 SOURCES = {"each": Each, "growing_pool": GrowingPool}
 ENTRY_POINTS = "kdaug.parts"
@@ -167,6 +184,29 @@ def teacher(spec: str) -> Teacher:
 
         built = Retry(built)
     return built
+
+
+def plan_of(file: RecipeFile) -> Plan:
+    """How the rounds of `kdaug loop` follow each other: the block `loop` of a recipe. Raises ConfigError."""
+    from kdaug.loop import Measure, Plan
+
+    written = file.values.get("loop")
+    if not isinstance(written, dict) or "train" not in written:
+        raise file.error("`kdaug loop` needs a block `loop` with `train`, such as loop: {train: sft}", "loop")
+    fields = {str(name): value for name, value in written.items()}
+    for name in ("train", "first"):
+        if fields.get(name) is not None:
+            fields[name] = _make(file, TRAINERS, "trainer", fields[name], "loop", name)
+    if (measure := fields.get("evaluate")) is not None:
+        if not isinstance(measure, dict) or not isinstance(measure.get("tasks"), str):
+            raise file.error("expected {tasks: FILE, metric: …}", "loop", "evaluate")
+        tasks = [(file.folder or Path()) / measure["tasks"], Path(measure["tasks"])]
+        found = next((path for path in tasks if path.is_file()), None)
+        if found is None:
+            raise file.error(f"no file {measure['tasks']!r}, here or beside the recipe", "loop", "evaluate", "tasks")
+        fields["evaluate"] = _construct(file, Measure, {**measure, "tasks": str(found)}, "loop", "evaluate")
+    plan: Plan = _construct(file, Plan, fields, "loop")
+    return plan
 
 
 def _prices(file: RecipeFile) -> dict[str, Price]:

@@ -16,6 +16,7 @@ from kdaug.cli.curating import add_curate, add_mix
 from kdaug.cli.evaluating import add_eval
 from kdaug.cli.folders import add_batches, add_doctor, add_export, add_init, add_push, add_report, add_show
 from kdaug.cli.judging import add_judge_check
+from kdaug.cli.looping import add_loop
 from kdaug.cli.methods import add_methods
 from kdaug.cli.running import add_check, add_estimate, add_run
 from kdaug.cli.student import add_prune, add_train
@@ -67,6 +68,7 @@ def parser(*, training: bool = True) -> argparse.ArgumentParser:
     add_init(commands)
     add_methods(commands)
     add_run(commands)
+    add_loop(commands)
     add_curate(commands)
     add_mix(commands)
     add_check(commands)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from kdaug.teacher import Teacher
     from kdaug.train.comparison import Table
 
-METRICS = ("exact_match", "rouge_l", "choice")
+METRICS = ("exact_match", "answer", "rouge_l", "choice")
 
 
 def add_eval(commands: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,16 @@ from kdaug.errors import ConfigError
 if TYPE_CHECKING:
     from kdaug.recipe import Recipe
     from kdaug.recipe_file import RecipeFile
+    from kdaug.record import Record
     from kdaug.running import Outcome
+    from kdaug.seeds import Seeds
     from kdaug.teacher import Teacher
 
 ROLES = ("teacher", "student", "judge")
 
 
-def _recipe_options(sub: argparse.ArgumentParser) -> None:
+def recipe_options(sub: argparse.ArgumentParser, student: str = "") -> None:
+    """Recipe, seeds and fields; `student`: what its option means here, where it is no teacher's spec."""
     sub.add_argument("recipe", help="a built-in name (self-instruct, evol-instruct, feedback, …) or a YAML file")
     sub.add_argument("--seeds", metavar="PATH", help="JSONL, JSON, CSV, Parquet, YAML, a run, or a Hub dataset")
     sub.add_argument(
@@ -29,10 +33,10 @@ def _recipe_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--logprobs", type=int, metavar="K", help="keep the teacher's K likeliest tokens of its answers, to distil from"
     )
-    file_options(sub)
+    file_options(sub, student)
 
 
-def file_options(sub: argparse.ArgumentParser) -> None:
+def file_options(sub: argparse.ArgumentParser, student: str = "") -> None:
     """What goes before the fields of a recipe's file."""
     sub.add_argument("--target", type=int, metavar="N", help="records that the last stage is to keep")
     sub.add_argument(
@@ -48,7 +52,8 @@ def file_options(sub: argparse.ArgumentParser) -> None:
         help="what kdaug judge-check wrote of a judge: the card says whether it passed",
     )
     for role in ROLES:
-        sub.add_argument(f"--{role}", metavar="KIND:MODEL", help=f"the {role}, such as openai:gpt-x?concurrency=64")
+        says = student if role == "student" and student else f"the {role}, such as openai:gpt-x?concurrency=64"
+        sub.add_argument(f"--{role}", metavar="MODEL" if says is student else "KIND:MODEL", help=says)
 
 
 def _seconds(text: str) -> float:
@@ -67,7 +72,7 @@ def add_run(commands: Any) -> None:
         "Run a recipe, or go on with the run in --out.",
         "kdaug run self-instruct --seeds seeds.jsonl --target 1000 --teacher 'vllm:Qwen/Qwen3-32B' --out runs/alpaca",
     )
-    _recipe_options(sub)
+    recipe_options(sub)
     sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run folder")
     sub.add_argument("--max-jobs", type=int, metavar="N", help="draws from the source at most")
     sub.add_argument("--preview", type=int, metavar="N", help="only the first N jobs, shown whole; the run keeps them")
@@ -120,15 +125,26 @@ def told(given: argparse.Namespace, outcome: Outcome) -> int:
 def _recipe(given: argparse.Namespace, *, teacher: str = "local") -> tuple[Recipe, dict[str, Teacher]]:
     """The recipe and its teachers, from the file, `--set` and the options: the later goes before the earlier.
     `teacher`: where none is named, the embedded model."""
-    from kdaug import recipes
-    from kdaug.read import read
     from kdaug.recipe_file import load
 
     file = with_options(given, load(given.recipe))
-    seeds_from = recipes.seeds_of(file, given.seeds)
-    seeds = read(seeds_from)
-    recipe = recipes.build(file, seeds, seeds_from=Path(seeds_from).name, templates=templates_of(given, file))
+    recipe = recipe_over(given, file, *seeds_of(given, file))
     return recipe, teachers_of(given, file, recipe, teacher)
+
+
+def seeds_of(given: argparse.Namespace, file: RecipeFile) -> tuple[Seeds, str]:
+    """The seeds that the option or the file names, and the name of where they are from."""
+    from kdaug import recipes
+    from kdaug.read import read
+
+    found = recipes.seeds_of(file, given.seeds)
+    return read(found), Path(found).name
+
+
+def recipe_over(given: argparse.Namespace, file: RecipeFile, seeds: Sequence[Record], seeds_from: str) -> Recipe:
+    from kdaug import recipes
+
+    return recipes.build(file, seeds, seeds_from=seeds_from, templates=templates_of(given, file))
 
 
 def with_options(given: argparse.Namespace, file: RecipeFile) -> RecipeFile:
@@ -200,7 +216,7 @@ def add_estimate(commands: Any) -> None:
         "Run a recipe's first jobs, and say what calls, tokens, money and time all of it will take.",
         "kdaug estimate self-instruct --seeds seeds.jsonl --target 1000 --teacher openai:gpt-4.1-mini --out runs/x",
     )
-    _recipe_options(sub)
+    recipe_options(sub)
     sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="the run's folder: it keeps the sample")
     sub.add_argument("--sample", type=int, default=8, metavar="N", help="how many jobs to run (8)")
 
@@ -224,7 +240,7 @@ def add_check(commands: Any) -> None:
         "Validate a recipe and run two jobs of it on a scripted teacher: nothing is paid.",
         "kdaug check recipe.yaml --seeds seeds.jsonl",
     )
-    _recipe_options(sub)
+    recipe_options(sub)
 
 
 def _check(given: argparse.Namespace) -> int:

@@ -101,7 +101,7 @@ def _train(given: argparse.Namespace) -> int:
     teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     with speaking() if first else nullcontext():
-        trainer.fit(data, student=given.student, out=given.out, on_step=_progress(EVERY), **teaching)
+        trainer.fit(data, student=given.student, out=given.out, on_step=progress(EVERY), **teaching)
     if first and not trainer.dry_run:
         print(f"student: {given.out}")
     return 0
@@ -118,7 +118,7 @@ def _inspected(trainer: Any, data: Any, student: str, samples: int) -> str:
     return inspect(encode(data, trainer.kind, chat, trainer.length), chat, samples, colour)
 
 
-def _progress(every: float) -> Callable[[Any], None]:
+def progress(every: float) -> Callable[[Any], None]:
     """Says where a training is, at its first and last step and every so many seconds between."""
     said = -math.inf
 

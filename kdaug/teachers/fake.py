@@ -107,6 +107,12 @@ def _plausible(request: Request) -> str:
         return f"{_sentence(rng, 12)}\nScore: {rng.randint(1, 5)}"
     if scale := re.search(r"\nReply with one whole number from (\d+) \(.*\) to (\d+) \(", asked):
         return str(rng.randint(*map(int, scale.groups())))
+    if "\nAnswer 2. Score: n" in asked:
+        return "\n".join(f"Answer {n}. Score: {rng.randint(1, 10)}" for n in (1, 2))
+    if asked.endswith("\n#### 72"):
+        return f"Question 1: {_sentence(rng, 12)}\nAnswer 1: {_sentence(rng, 12)}\n#### {rng.randint(1, 99)}"
+    if sections := re.findall(r"^\[((?:New|Better) \w+)\]$", asked, re.MULTILINE):
+        return "\n".join(f"[{name}]\n{_sentence(rng, 12)}\n[End]" for name in sections)
     if asked.endswith("\nVerdict: A"):
         return f"{_sentence(rng, 12)}\nVerdict: {rng.choice(['A', 'B', 'tie'])}"
     if '"Verdict: not equal"' in asked:

@@ -24,6 +24,7 @@ HEADINGS: Mapping[str, tuple[str, bool, bool]] = {
     "kl": ("KL(teacher‖student)", False, False),
     "top1": ("top-1 agreement", True, True),
     "exact_match": ("exact match", True, True),
+    "answer": ("right answers", True, True),
     "rouge_l": ("ROUGE-L", True, False),
     "choice": ("choice, by sum", True, True),
     "choice_norm": ("choice, by mean per character", True, True),

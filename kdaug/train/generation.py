@@ -28,6 +28,8 @@ from kdaug.teacher import ScoringTeacher, Teacher
 from kdaug.train.comparison import Figure, Row, Table
 from kdaug.train.tasks import ABOUT, CHOICE, MARKS, Task, by_prompt
 
+SHARES = ("exact_match", "answer")  # marks of 0 and 1
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -142,9 +144,7 @@ def _replied(
     for task in tasks:
         reply = asked.made.get(prompts[task.prompt].id)
         marks.append(0.0 if reply is None else MARKS[metric](text_of(reply.completion), task.references))
-    bounds = (
-        wilson(sum(marks), len(marks)) if metric == "exact_match" else bootstrap_ratio(marks, [1.0] * len(marks), seed)
-    )
+    bounds = wilson(sum(marks), len(marks)) if metric in SHARES else bootstrap_ratio(marks, [1.0] * len(marks), seed)
     return {metric: Figure(fmean(marks), *bounds, len(marks))}, asked.notes("count as wrong")
 
 

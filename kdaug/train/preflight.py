@@ -60,7 +60,7 @@ def forecast(training: Training[Any]) -> Forecast:
     if peak is not None and not training.optimizer.state:
         peak += 2 * sum(w.nbytes for w in weights)  # moments to come
     speed = training.tokens(usual) / seconds
-    left = training.tokens(training.units) * training.how.epochs * (1 - training.step / training.steps)
+    left = training.tokens(training.units) * (training.steps - training.step) / training.per_epoch
     return Forecast(peak, capacity(device), left / speed, speed)
 
 
@@ -86,7 +86,7 @@ def lines(training: Training[Any], found: Forecast) -> Iterator[str]:
     )
     yield f"student: {share}, computed in {'bfloat16' if student.half else 'float32'} on {student.device}"
     done = f", {training.step:,} of them done" if training.step else ""
-    yield f"steps: {training.steps:,} ({how.epochs} epochs of {training.per_epoch:,}){done}"
+    yield f"steps: {training.steps:,} ({training.steps / training.per_epoch:g} epochs of {training.per_epoch:,}){done}"
     if found.memory is not None:
         yield f"memory: about {found.memory / GB:.2f} of {found.capacity / GB:.1f} GB"
     yield f"time: about {_duration(found.seconds)} at {found.tokens_per_second:,.0f} tokens/s"

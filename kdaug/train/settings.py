@@ -41,6 +41,7 @@ class Settings:
     """
 
     epochs: int = setting(3, "passes over the data", 1)  # Alpaca
+    steps: int = setting(0, "steps to take, over as many passes as that is; 0: those of `epochs`", 0)  # STaR: 40
     lr: float = setting(2e-5, "the highest learning rate", 0)  # Alpaca 7B, WizardLM, Magpie
     length: int = setting(2048, "tokens in a row; longer records are cut", 2)  # WizardLM, Orca
     batch: int = setting(1, "units in a forward pass", 1)

@@ -17,6 +17,7 @@ from unicodedata import normalize
 
 from rapidfuzz.distance import LCSseq
 
+from kdaug.answers import same_answer
 from kdaug.errors import ConfigError
 from kdaug.read import rows_of
 from kdaug.record import Messages, text_of
@@ -113,11 +114,22 @@ def _rouge_l(said: Sequence[str], wanted: Sequence[str]) -> float:
     return 2 * LCSseq.similarity(said, wanted) / (len(said) + len(wanted)) if said and wanted else 0.0
 
 
+def answer(reply: str, references: Sequence[str]) -> float:
+    """1 where the reply ends in the answer of one of the references (see `answers.same_answer`), else 0."""
+    return float(any(same_answer(reply, reference) for reference in references))
+
+
 CHOICE = "choice"
-MARKS: Mapping[str, Callable[[str, Sequence[str]], float]] = {"exact_match": exact_match, "rouge_l": rouge_l}
+MARKS: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+    "exact_match": exact_match,
+    "answer": answer,
+    "rouge_l": rouge_l,
+}
 ABOUT = {
     "exact_match": "a reply counts where it is a reference but for case, white space and what stands around it "
     "(quotes, a full stop)",
+    "answer": "a reply counts where it ends in the reference's answer: the last number after its answer marker, or the "
+    "same text but for case, white space and what stands around it",
     "rouge_l": "F of the longest common subsequence of words, of the best reference",
     "choice": "the likeliest of the given answers, by the summed log-probability of its tokens (without the end of the "
     "turn), and by that divided by its length in characters (lm-eval's acc and acc_norm)",

@@ -1,0 +1,422 @@
+"""Rounds of self-improvement: a plain loop over run, train and evaluate, which goes on wherever it was killed.
+
+    loops/gsm8k/
+      loop.json          what is looped, and of each round: the checkpoints it came from, its records, its figure
+      log.txt
+      start/             before the first round: evaluation.json, and student/ where the plan trains one first
+      round-0/
+        run/             the round's run, a folder as any other
+        data.jsonl       what is trained on, where that is more than the run's dataset
+        student/         the trained student, which opens with transformers
+        asked/           the run of the evaluation
+        evaluation.json
+
+Each step leaves a finished folder or one that goes on; so the loop holds no state but what the folders say.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from kdaug.dataset import Dataset
+from kdaug.errors import ConfigError
+from kdaug.export import whole
+from kdaug.progress import Log
+from kdaug.read import read
+from kdaug.recipe import Recipe, differences
+from kdaug.record import Record
+from kdaug.running import Outcome, execute
+from kdaug.source import hold_out
+from kdaug.teacher import Teacher
+
+CAPS = ("max_calls", "max_tokens", "max_cost")
+
+
+class Trainer(Protocol):
+    """What `SFT`, `Distill` and `Preference` are."""
+
+    @property
+    def kind(self) -> Any: ...
+    def fit(self, data: Any, *, student: str | Path, out: str | Path, on_step: Any = None) -> Path: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """By what a round's student is judged: `metric` of its greedy replies to the tasks of a file (`answer`: it ends in
+    the reference's answer), or with `nll` how unlikely it finds the answers of the file's records."""
+
+    tasks: Path
+    metric: Literal["answer", "exact_match", "rouge_l", "nll"] = "answer"
+    max_tokens: int = 256
+
+    @property
+    def sign(self) -> int:
+        """1 where more is better."""
+        return -1 if self.metric == "nll" else 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How rounds follow each other.
+
+    `train` makes each round's student of what the round's run kept: from the student that the loop began with
+    (`start="base"`: STaR, ReST-EM, LLM2LLM), or from the last round's (`"last"`: SPIN, self-rewarding, Lion). Whatever
+    it begins with, the last round's student plays the role `student` in the next run.
+
+    `first` trains the student on the seeds before the first round. With `steps` the rounds take steps, steps * growth,
+    steps * growth², …, rounded down (STaR, arXiv 2203.14465, §4: 40 and 1.2). `history`: the records of how many rounds
+    are trained on (SPIN: 2; 0: of all), `with_seeds`: and the seeds. `grow`: what a round kept is among the seeds of
+    the next. With `patience` the loop ends when so many rounds in a row did not better the best figure by more than
+    `min_gain`.
+    """
+
+    train: Trainer
+    start: Literal["base", "last"] = "base"
+    first: Trainer | None = None
+    steps: int = 0
+    growth: float = 1.0
+    history: int = 1
+    with_seeds: bool = False
+    grow: bool = False
+    evaluate: Measure | None = None
+    patience: int = 0
+    min_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.start not in ("base", "last"):
+            raise ConfigError(f'start must be "base" or "last", not {self.start!r}')
+        if self.steps < 0 or self.growth <= 0 or self.history < 0 or self.patience < 0:
+            raise ConfigError("steps, history and patience are 0 or more, growth is more than 0")
+        if self.patience and self.evaluate is None:
+            raise ConfigError("patience needs a figure to wait for: give evaluate")
+
+    def trainer(self, number: int) -> Trainer:
+        """That of a round, with its number of steps."""
+        if not self.steps:
+            return self.train
+        return replace(self.train, steps=int(self.steps * self.growth**number))  # type: ignore[type-var] # trainers are dataclasses
+
+    def describe(self) -> dict[str, Any]:
+        """What makes this loop this one and no other; when it ends may change."""
+        plain: dict[str, Any] = {
+            name: getattr(self, name) for name in ("start", "steps", "growth", "history", "with_seeds", "grow")
+        }
+        for name in ("train", "first"):
+            trainer: Any = getattr(self, name)
+            plain[name] = None if trainer is None else {type(trainer).__name__: dataclasses.asdict(trainer)}
+        if self.evaluate is not None:
+            content = hashlib.blake2b(self.evaluate.tasks.read_bytes(), digest_size=8).hexdigest()
+            plain["evaluate"] = {
+                "tasks": content,
+                "metric": self.evaluate.metric,
+                "max_tokens": self.evaluate.max_tokens,
+            }
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A finished round: checkpoints by the hash of their files, which is also what a student's training.json says of
+    its parent. `asked` played the student in the run, `parent` is what was trained, `student` what became of it."""
+
+    number: int
+    asked: str
+    parent: str
+    student: str
+    records: int
+    figure: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What a loop came to. `ended`: rounds, plateau, nothing_kept, interrupted, or the cap that was reached."""
+
+    out: Path
+    start: float | None
+    rounds: tuple[Round, ...]
+    ended: str
+
+    @property
+    def best(self) -> Path | None:
+        """The student with the best figure (the last one where nothing is measured), or None before the first round."""
+        if not self.rounds:
+            return None
+        figures = [r.figure for r in self.rounds if r.figure is not None]
+        if len(figures) < len(self.rounds):
+            return self.out / f"round-{len(self.rounds) - 1}" / "student"
+        sign = orjson.loads((self.out / "loop.json").read_bytes())["sign"]
+        return self.out / f"round-{max(range(len(figures)), key=lambda n: sign * figures[n])}" / "student"
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.ended in ("rounds", "plateau") else 130 if self.ended == "interrupted" else 3
+
+
+def loop(
+    recipe_of: Callable[[Sequence[Record]], Recipe],
+    plan: Plan,
+    *,
+    student: str,
+    players: Callable[[str], Mapping[str, Teacher]],
+    out: str | Path,
+    rounds: int,
+    log: Log | None = None,
+    on_step: Any = None,
+) -> Rounds:
+    """Runs `rounds` rounds in the folder `out`, or goes on with those that are there; more rounds may be asked later.
+
+    `recipe_of(more)`: the recipe with `more` among its seeds. `players(model)`: the teachers by their roles, where the
+    model (a name or a folder) plays the student. A recipe's caps are those of all rounds together.
+
+    Raises ConfigError before any call for what cannot work, what a run or a training raises, and KeyboardInterrupt
+    after a clean stop.
+    """
+    return _Loop(recipe_of, plan, student, players, Path(out), log or Log(), on_step).go(rounds)
+
+
+class _Loop:
+    """A loop in its folder."""
+
+    def __init__(
+        self,
+        recipe_of: Callable[[Sequence[Record]], Recipe],
+        plan: Plan,
+        student: str,
+        players: Callable[[str], Mapping[str, Teacher]],
+        out: Path,
+        log: Log,
+        on_step: Any,
+    ) -> None:
+        self.recipe_of, self.plan, self.base, self.players = recipe_of, plan, student, players
+        self.out, self.log, self.on_step = out, log, on_step
+        self.done: list[Round] = []
+        self.grown: list[Record] = []
+        self.spent = dict.fromkeys(CAPS, 0.0)
+
+    def go(self, rounds: int) -> Rounds:
+        if rounds < 1:
+            raise ConfigError(f"--rounds {rounds}: at least 1")
+        self.recipe = self.recipe_of(())
+        self._settle_identity()
+        begun = self._begin()
+        ended = "rounds"
+        for number in range(rounds):
+            if self._plateau(begun):
+                ended = "plateau"
+                break
+            if why := self._round(number):
+                ended = why
+                break
+        self.log.say(f"loop: {len(self.done)} rounds, ended by {ended}")
+        return self._tell(begun, ended)
+
+    # -- the steps of a round ----------------------------------------------------------------------------------------
+
+    def _begin(self) -> float | None:
+        """The student before the first round, trained on the seeds where the plan says so: its figure."""
+        folder = self.out / "start"
+        if self.plan.first is not None:
+            seeds = self._written(self.out / "seeds.jsonl", self._seeds(self.plan.first))
+            self.log.say(f"start: trained on {len(seeds):,} seeds")
+            self.plan.first.fit(seeds, student=self.base, out=folder / "student", on_step=self.on_step)
+        figure = self._measure(self.last, "start", folder)
+        self._tell(figure, "running")
+        return figure
+
+    def _round(self, number: int) -> str | None:
+        """Run, train, evaluate; why it could not be finished, where it could not."""
+        folder, asked = self.out / f"round-{number}", self.last
+        recipe = self._within_caps(self.recipe_of(self.grown) if self.plan.grow and self.grown else self.recipe)
+        if isinstance(recipe, str):
+            return recipe
+        self.log.say(f"round {number}: run, the student is {asked}")
+        outcome = execute(recipe, folder / "run", self.players(asked), log=self._quiet())
+        if why := self._ended(outcome):
+            return why
+        parent = self.origin if self.plan.start == "base" else asked
+        data = self._data(number)
+        trainer = self.plan.trainer(number)
+        self.log.say(f"round {number}: {outcome.facts['kept']:,} records kept; trained from {parent}")
+        trainer.fit(data, student=parent, out=folder / "student", on_step=self.on_step)
+        figure = self._measure(str(folder / "student"), f"round {number}", folder)
+        ids = [checkpoint_id(model) for model in (asked, parent, str(folder / "student"))]
+        self.done.append(Round(number, *ids, outcome.facts["kept"], figure))
+        self._account(outcome)
+        return None
+
+    def _ended(self, outcome: Outcome) -> str | None:
+        """Whether a run ends the loop: by a cap, Ctrl-C, or because there is nothing to learn from."""
+        if outcome.error is not None:
+            raise outcome.error
+        by = str(outcome.facts["ended_by"])
+        if by == "interrupted":
+            raise KeyboardInterrupt
+        if by in (*CAPS, "max_time"):
+            return by
+        return None if outcome.facts["kept"] else "nothing_kept"
+
+    def _measure(self, model: str, called: str, folder: Path) -> float | None:
+        """The figure of a model, from the folder where it was measured before."""
+        measure, file = self.plan.evaluate, folder / "evaluation.json"
+        if measure is None:
+            return None
+        if not file.is_file():
+            table = _table(measure, model, called, self.players, folder, self._quiet())
+            with whole(file) as fresh:
+                fresh.write_bytes(orjson.dumps(table, option=orjson.OPT_INDENT_2))
+        row = orjson.loads(file.read_bytes())["rows"][0]["figures"][measure.metric]
+        figure = float(row["value"])
+        interval = "" if row["low"] is None else f" [{row['low']:.3f}, {row['high']:.3f}]"
+        self.log.say(f"{called}: {measure.metric} {figure:.3f}{interval}")
+        return figure
+
+    # -- what a step goes on from ------------------------------------------------------------------------------------
+
+    @property
+    def origin(self) -> str:
+        """The student that the loop began with."""
+        return self.base
+
+    @property
+    def last(self) -> str:
+        """The newest student: that of the last round."""
+        if self.done:
+            return str(self.out / f"round-{len(self.done) - 1}" / "student")
+        return self.base if self.plan.first is None else str(self.out / "start" / "student")
+
+    def _data(self, number: int) -> Any:
+        """What a round's student is trained on: the run's dataset, or that with seeds and earlier rounds."""
+        plan, folder = self.plan, self.out / f"round-{number}"
+        rounds = range(0 if plan.history == 0 else max(0, number + 1 - plan.history), number + 1)
+        kept = [r for n in rounds for r in _kept(self.out / f"round-{n}" / "run", self.plan.train.kind)]
+        if plan.grow:
+            self.grown = [*self.grown, *_kept(folder / "run", "completion")]
+        if len(rounds) == 1 and not plan.with_seeds:
+            return Dataset(folder / "run")
+        return self._written(folder / "data.jsonl", [*(self._seeds(plan.train) if plan.with_seeds else ()), *kept])
+
+    def _seeds(self, trainer: Trainer) -> list[Record]:
+        """The seeds to train on: those held out are none of them."""
+        seeds = list(self.recipe.source.seeds)
+        held_out = hold_out(seeds, self.recipe.holdout)
+        return [s for s in seeds if s.kind == trainer.kind and s.id not in held_out]
+
+    def _written(self, file: Path, records: Iterable[Record]) -> Any:
+        """Records as a file, so that the student's card can say where they are, each once."""
+        if not file.is_file():
+            with whole(file) as fresh:
+                once = {record.id: record for record in records}
+                fresh.write_bytes(b"".join(orjson.dumps(r.to_json()) + b"\n" for r in once.values()))
+        return read(file)
+
+    def _plateau(self, begun: float | None) -> bool:
+        plan = self.plan
+        if not plan.patience or plan.evaluate is None or begun is None:
+            return False
+        figures = [plan.evaluate.sign * f for f in (begun, *(r.figure for r in self.done)) if f is not None]
+        before, since = figures[: -plan.patience], figures[-plan.patience :]
+        return len(self.done) >= plan.patience and max(since) <= max(before) + plan.min_gain
+
+    def _within_caps(self, recipe: Recipe) -> Recipe | str:
+        """The recipe with what earlier rounds left of its caps, or the cap that they used up."""
+        left: dict[str, Any] = {}
+        for name in CAPS:
+            cap = getattr(recipe, name)
+            if cap is not None:
+                left[name] = type(cap)(cap - self.spent[name])
+                if left[name] <= 0:
+                    return name
+        return replace(recipe, **left) if left else recipe
+
+    def _account(self, outcome: Outcome) -> None:
+        used = outcome.facts["usage"].values()
+        self.spent["max_calls"] += sum(u["calls"] for u in used)
+        self.spent["max_tokens"] += sum(u["prompt_tokens"] + u["completion_tokens"] for u in used)
+        self.spent["max_cost"] += outcome.facts["bill"]["cost"] or 0.0
+
+    # -- the loop's own file -----------------------------------------------------------------------------------------
+
+    def _settle_identity(self) -> None:
+        """A folder belongs to one loop. Raises ConfigError for another's, and where the student is measured by what it
+        learns from."""
+        self._check_measure()
+        self.identity = {
+            "plan": self.plan.describe(),
+            "recipe": self.recipe.fingerprint,
+            "base": checkpoint_id(self.base),
+        }
+        file = self.out / "loop.json"
+        if file.is_file():
+            before = orjson.loads(file.read_bytes())
+            if changed := differences({k: before[k] for k in self.identity}, self.identity):
+                raise ConfigError(f"{self.out} holds another loop ({'; '.join(changed[:5])}): choose another --out")
+        elif self.out.is_dir() and any(self.out.iterdir()):
+            raise ConfigError(f"{self.out} holds other files and is no loop's folder: choose another --out")
+        self._tell(None, "running")
+        self.log.path = self.out / "log.txt"
+
+    def _check_measure(self) -> None:
+        measure = self.plan.evaluate
+        if measure is None:
+            return
+        seeds = {record.prompt for record in self.recipe.source.seeds}
+        both = [record for record in read(measure.tasks) if record.prompt in seeds]
+        if both:
+            raise ConfigError(
+                f"{measure.tasks}: {len(both)} of its prompts are among the seeds, so the student would be measured by "
+                "what it learns from: give tasks of their own"
+            )
+
+    def _tell(self, begun: float | None, ended: str) -> Rounds:
+        sign = 1 if self.plan.evaluate is None else self.plan.evaluate.sign
+        rounds = [dataclasses.asdict(r) for r in self.done]
+        body = {**self.identity, "student": self.base, "sign": sign, "start": begun, "ended": ended, "rounds": rounds}
+        with whole(self.out / "loop.json") as fresh:
+            fresh.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
+        return Rounds(self.out, begun, tuple(self.done), ended)
+
+    def _quiet(self) -> Log:
+        """A run's own lines go to its own log."""
+        return Log(quiet=True)
+
+
+def checkpoint_id(model: str) -> str:
+    """Which weights these are: the hash of a model's files, as training.json has it of the student it began with."""
+    from kdaug.train.student import digest, locate
+
+    return digest(locate(model))
+
+
+def _kept(run: Path, kind: str) -> list[Record]:
+    """A run's records of a kind that are not held out."""
+    data = Dataset(run)
+    there = "train" in data.counts.get(kind, {})  # type: ignore[call-overload] # a kind of records
+    return list(data.records(kind, "train")) if there else []  # type: ignore[arg-type] # as above
+
+
+def _table(
+    measure: Measure,
+    model: str,
+    called: str,
+    players: Callable[[str], Mapping[str, Teacher]],
+    folder: Path,
+    log: Log,
+) -> dict[str, Any]:
+    if measure.metric == "nll":
+        from kdaug.train.evaluate import compare_held_out
+
+        return compare_held_out({called: model}, read(measure.tasks), measure.tasks.name).to_json()
+    from kdaug.train.generation import compare_on_tasks
+    from kdaug.train.tasks import read_tasks
+
+    tasks = read_tasks(measure.tasks, measure.metric)
+    asked = {called: players(model)["student"]}
+    how: dict[str, Any] = {"max_tokens": measure.max_tokens, "out": folder / "asked", "log": log}
+    return compare_on_tasks(asked, tasks, measure.metric, measure.tasks.name, **how).to_json()
