@@ -20,9 +20,9 @@ MIN_TOKENS = 64  # of a new instruction: four times the words of "Sort 3, 1, 2."
 
 @dataclass(frozen=True)
 class Lion:
-    """Student and teacher answer a prompt, a referee marks both, and the gap says whether the prompt is hard for the
-    student; a new instruction is made from it, of the same kind where it was hard, of a rarer one where it was easy, and
-    the teacher answers that (Lion, arXiv 2305.12870, §3).
+    """Student and teacher answer a prompt, and a referee marks both: the gap says whether it is hard for the student. A
+    new instruction is made from it, of the same kind where it was hard, of a rarer one where it was easy, and the
+    teacher answers that (Lion, arXiv 2305.12870, §3).
 
     The referee (`judge`) sees the two answers in both orders, and its marks are averaged; a gap of `gap` or more is
     hard. A record's `by` is `lion/hard` or `lion/easy`: `select: {balance: {n: …, by: by}}` takes as many of each. For

@@ -11,7 +11,7 @@ from typing import ClassVar, NamedTuple
 from kdaug.answers import final_answer, same_answer
 from kdaug.errors import ConfigError, ParseError, shorten
 from kdaug.generator import Generate
-from kdaug.prompts import render
+from kdaug.prompts import converse, render
 from kdaug.record import Discarded, Drop, Record, assistant, text_of, user
 
 _LABEL = r"^[\s>#*_`\-]*(?:\d+[.)]\s*)?{}\s*#?\d*[*_]*\s*[:.][*_]*[ \t]*"
@@ -28,8 +28,8 @@ class Solved(NamedTuple):
 
 @dataclass(frozen=True)
 class LLM2LLM:
-    """The student answers a question whose answer is known; where it is wrong, the teacher writes `n` questions like it,
-    each with a worked answer (LLM2LLM, arXiv 2403.15042, §3).
+    """The student answers a question whose answer is known; where it is wrong, the teacher writes `n` questions like
+    it, each with a worked answer (LLM2LLM, arXiv 2403.15042, §3).
 
     Only seeds are asked, so that errors do not build up: what was written is trained on and never expanded. `form` says
     how the student is asked: a template of `rest_em/`, or nothing for the plain question.
@@ -66,7 +66,7 @@ class LLM2LLM:
         reference = text_of(seed.completion)
         asked = seed.prompt
         if self.form:
-            asked = (*asked[:-1], *user(render(f"rest_em/{self.form}", prompt=asked[-1].content)))
+            asked = (*asked[:-1], *converse(f"rest_em/{self.form}", prompt=asked[-1].content))
         tried = await generate(asked, role="student", temperature=0.0, max_tokens=self.answer_tokens)
         if same_answer(tried.text, reference):
             return [Discarded(seed, Drop("llm2llm:right", {"answer": shorten(final_answer(tried.text))}))]

@@ -48,10 +48,10 @@ class ReflectionTuning:
 class SelectiveReflection:
     """Reflection-Tuning in which the student chooses (Selective Reflection-Tuning, arXiv 2402.10110, §3).
 
-    IFD is ppl(answer | request) / ppl(answer), r-IFD is ppl(request | answer) / ppl(request), both by the student, which
-    must be white-box. The new request, with its answer, is taken where its IFD is higher: it is harder. The new answer
-    is taken where its r-IFD is lower: it fits its request better. Only records whose answer was replaced come out, and
-    none with an IFD or r-IFD of 1 or more.
+    IFD is ppl(answer | request) / ppl(answer), r-IFD is ppl(request | answer) / ppl(request), both by the student,
+    which must be white-box. The new request, with its answer, is taken where its IFD is higher: it is harder. The new
+    answer is taken where its r-IFD is lower: it fits its request better. Only records whose answer was replaced come
+    out, and none with an IFD or r-IFD of 1 or more.
 
     Drops `selective_reflection:no_answer`, `:unchanged`, `:ifd` and `:r_ifd`.
     """

@@ -10,7 +10,7 @@ from typing import ClassVar
 from kdaug.answers import final_answer, same_answer
 from kdaug.errors import ConfigError, shorten
 from kdaug.generator import Generate
-from kdaug.prompts import render
+from kdaug.prompts import converse
 from kdaug.record import Discarded, Drop, Json, Messages, Record, text_of
 from kdaug.samples import answered, sampled
 from kdaug.teacher import Completion
@@ -56,7 +56,7 @@ class RestEM:
             return [Discarded(record, Drop(f"{self.name}:no_reference"))]
         prompt = record.prompt
         if self.form:
-            prompt = (*prompt[:-1], *user(render(f"{self.name}/{self.form}", prompt=prompt[-1].content)))
+            prompt = (*prompt[:-1], *converse(f"{self.name}/{self.form}", prompt=prompt[-1].content))
         usable, turned_down = await sampled(
             record, [self._ask(prompt, generate) for _ in range(self.samples)], by=self.name
         )

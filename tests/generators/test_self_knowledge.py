@@ -67,7 +67,7 @@ def test_best_against_worst_and_the_first_of_equal_ones() -> None:
 
 def test_equal_marks_make_no_pair() -> None:
     kept, (tie,), _ = by_marks(3, 3, 3, 3)
-    assert not kept and tie.drop.reason == "self_knowledge:tie" and tie.drop.detail == {"scores": [3.0] * 4}
+    assert not kept and tie.drop.reason == "self_rewarding:tie" and tie.drop.detail == {"scores": [3.0] * 4}
 
 
 def test_a_mark_is_the_mean_of_the_judgements_that_succeeded() -> None:
@@ -84,27 +84,27 @@ def test_a_sample_that_nobody_could_mark_has_no_score() -> None:
     (pair,), (unscored,), _ = run(student, samples=3)
     assert text_of(pair.rejected) == "Elbe" and all(math.isfinite(score) for score in pair.scores.values())
     assert text_of(unscored.record.completion) == "Alps"
-    assert unscored.drop.reason == "self_knowledge:unscored"
+    assert unscored.drop.reason == "self_rewarding:unscored"
     assert unscored.drop.detail == {"failures": ["parse:score"] * 3}
 
 
 def test_one_marked_sample_is_no_pair() -> None:
     student = Student(["Rhine", "Alps"], {"Rhine": rate(4, 4, 4), "Alps": rate(None, None, None)})
     kept, discarded, _ = run(student, samples=2)
-    assert not kept and reasons(discarded) == ["self_knowledge:unscored", "self_knowledge:single"]
+    assert not kept and reasons(discarded) == ["self_rewarding:unscored", "self_rewarding:single"]
 
 
 def test_what_is_cut_empty_or_the_same_again_is_not_judged() -> None:
     samples = ["Rhine", Completion("The Dan", finish_reason="length"), " ", "Rhine\n", "Alps"]
     (pair,), discarded, generate = run(Student(samples, {"Rhine": rate(5, 5, 5), "Alps": rate(0, 0, 0)}), samples=5)
     assert (text_of(pair.completion), text_of(pair.rejected)) == ("Rhine", "Alps")
-    assert reasons(discarded) == ["self_knowledge:cut", "self_knowledge:empty", "self_knowledge:duplicate"]
+    assert reasons(discarded) == ["self_rewarding:cut", "self_rewarding:empty", "self_rewarding:duplicate"]
     assert len(generate.calls) == 5 + 2 * 3
 
 
 def test_identical_samples_make_no_pair() -> None:
     kept, discarded, _ = run(Student(["Rhine"] * 4, {"Rhine": rate(5, 4, 3)}))
-    assert not kept and reasons(discarded) == ["self_knowledge:single", *["self_knowledge:duplicate"] * 3]
+    assert not kept and reasons(discarded) == ["self_rewarding:single", *["self_rewarding:duplicate"] * 3]
 
 
 def test_one_failed_sample_is_its_own_loss() -> None:
@@ -127,7 +127,7 @@ def test_verify_keeps_what_ends_in_the_reference_answer() -> None:
     samples = ["It is 5 and 5.\nAnswer: 10", "Answer: 11", "I count: 10.", "Answer: 10.0", "Answer: 10.0"]
     kept, discarded, generate = run(Student(samples), SUM, mode="verify", samples=5)
     assert [text_of(r.completion) for r in kept] == ["It is 5 and 5.\nAnswer: 10", "I count: 10.", "Answer: 10.0"]
-    assert reasons(discarded) == ["self_knowledge:wrong", "self_knowledge:duplicate"]
+    assert reasons(discarded) == ["rest_em:wrong", "rest_em:duplicate"]
     assert discarded[0].drop.detail == {"answer": "11", "reference": "10"}
     assert all(r.prompt == SUM.prompt and r.kind == "completion" and r.parents == (SUM.id,) for r in kept)
     assert all(call.messages[0] == SUM.prompt[0] for call in generate.calls)
@@ -143,7 +143,7 @@ def test_neither_hint_nor_form_stays_in_a_verified_prompt() -> None:
 def test_an_easy_prompt_gives_at_most_max_kept() -> None:
     samples = [f"{'So ' * n}Answer: 10" for n in range(6)]
     kept, discarded, _ = run(Student(samples), SUM, mode="verify", samples=6, max_kept=2)
-    assert len(kept) == 2 and reasons(discarded) == ["self_knowledge:surplus"] * 4
+    assert len(kept) == 2 and reasons(discarded) == ["rest_em:surplus"] * 4
 
 
 def test_the_share_that_verifies_is_the_students_accuracy() -> None:
@@ -157,10 +157,12 @@ def test_the_share_that_verifies_is_the_students_accuracy() -> None:
 
 def test_verify_without_a_reference_asks_nobody() -> None:
     kept, discarded, generate = run(Student([]), PROMPT, mode="verify")
-    assert not kept and reasons(discarded) == ["self_knowledge:no_reference"] and not generate.calls
+    assert not kept and reasons(discarded) == ["rest_em:no_reference"] and not generate.calls
 
 
-@pytest.mark.parametrize("fields", [{"mode": "guess"}, {"samples": 1}, {"judgements": 0}, {"max_kept": 0}])
+@pytest.mark.parametrize(
+    "fields", [{"mode": "guess"}, {"samples": 1}, {"judgements": 0}, {"mode": "verify", "max_kept": 0}]
+)
 def test_settings_that_can_make_nothing_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         SelfKnowledge(**fields)
