@@ -12,7 +12,7 @@ from kdaug.progress import Log, reasons
 from kdaug.recipe import Recipe, parts, roles_of
 from kdaug.running import execute
 from kdaug.stage import Stage
-from kdaug.teachers.fake import Fake
+from kdaug.teachers.fake import WhiteBoxFake
 
 JOBS = 2
 
@@ -28,7 +28,7 @@ def check(recipe: Recipe) -> Iterator[str]:
         gates = f" [{', '.join(g.name for g in stage.gates)}]" if stage.gates else ""
         yield f"stage {number}: {stage.generator.name}{gates}, asks {', '.join(roles) or 'nobody'}"
     yield f"seeds: {len(recipe.source.seeds)}" + (f" from {recipe.seeds_from}" if recipe.seeds_from else "")
-    teacher = Fake(concurrency=2)
+    teacher = WhiteBoxFake(concurrency=2)
     with tempfile.TemporaryDirectory() as folder:
         trial = replace(
             recipe, max_jobs=JOBS, target=None, select=None, stages=[_small(stage) for stage in recipe.stages]

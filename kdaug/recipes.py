@@ -87,7 +87,7 @@ TEACHERS = {
     "batch": "kdaug.teachers.batch:Batch",
     "langchain": "kdaug.teachers.langchain:LangChain",
     "replay": "kdaug.teachers.replay:Replay",
-    "fake": "kdaug.teachers.fake:Fake",
+    "fake": "kdaug.teachers.fake:WhiteBoxFake",
     "route": "kdaug.teachers.route:Route",
 }
 TRAINERS = {

@@ -29,12 +29,12 @@ from kdaug.running import Outcome, execute
 from kdaug.scaffold import scaffold_method
 from kdaug.show import Story
 from kdaug.teacher import Request
-from kdaug.teachers.fake import Answer, Fake
+from kdaug.teachers.fake import Answer, Fake, WhiteBoxFake
 
 JOBS = 2
 
 
-class Breaking(Fake):
+class Breaking(WhiteBoxFake):
     """A scripted teacher that is gone from its n-th call on."""
 
     def __init__(self, until: int = 10**9) -> None:

@@ -45,6 +45,10 @@ class SelfKnowledge:
         object.__setattr__(self, "method", method)
 
     @property
+    def renders(self) -> tuple[str, ...]:
+        return self.method.renders
+
+    @property
     def judges(self) -> tuple[str, ...]:
         """The roles whose judgement decides what is kept."""
         return self.method.judges if isinstance(self.method, SelfRewarding) else ()

@@ -35,6 +35,7 @@ class SelfRewarding:
 
     name: ClassVar[str] = "self_rewarding"
     roles: ClassVar[tuple[str, ...]] = ("student",)
+    renders: ClassVar[tuple[str, ...]] = ("self_rewarding/additive",)
     judges: ClassVar[tuple[str, ...]] = ("student",)  # the roles whose judgement decides what is kept
 
     def __post_init__(self) -> None:

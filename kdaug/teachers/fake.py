@@ -8,17 +8,19 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from operator import add, mul, sub
 from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias
 
 from kdaug.errors import BadRequest, TeacherError, shorten
-from kdaug.record import Json
-from kdaug.teacher import Completion, Request, Usage
+from kdaug.record import Json, Messages, text_of
+from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
 
 Answer: TypeAlias = str | Completion | TeacherError
 Scripted: TypeAlias = Callable[[Request], Answer]
 
+_ARITHMETIC = {"+": add, "-": sub, "*": mul}
 SYLLABLES = (
     "ba be bi bo da de di do fa fe fi ka ke ki ko la le li lo ma me mi mo na ne no pa pe ra re ri sa se ta te to"
 )
@@ -84,6 +86,19 @@ class Fake:
         return BadRequest(f"the fake teacher has no reply to {shorten(asked)!r}")
 
 
+class WhiteBoxFake(Fake):
+    """A scripted teacher that can be looked into as well: a text is likelier after a longer one, and each word of it as
+    likely as the others."""
+
+    async def logprobs(self, prompt: Messages, completion: Messages, top_k: int) -> TokenLogprobs:
+        import numpy as np
+
+        before, tokens = len(text_of(prompt).split()), len(text_of(completion).split()) + 1
+        each = np.full(tokens, -4.0 / (1.0 + 0.01 * before), dtype=np.float32)
+        none = np.empty((tokens, 0))
+        return TokenLogprobs(np.zeros(tokens, dtype=np.int64), each, none, none, np.ones(tokens))
+
+
 def _completion(request: Request, text: str) -> Completion:
     """Words stand for tokens in its usage."""
     asked = sum(len(m.content.split()) for m in request.messages)
@@ -100,6 +115,10 @@ def _plausible(request: Request) -> str:
         if kind == "json":
             return json.dumps(_example(wanted, wanted, rng))
         return str(rng.choice(wanted)) if isinstance(wanted, list) else _sentence(rng, 3)  # a regex is beyond it
+    if asked.endswith("\n#### 72"):
+        return f"Question 1: {_sentence(rng, 12)}\nAnswer 1: {_sentence(rng, 12)}\n#### {rng.randint(1, 99)}"
+    if "\nAnswer: <your answer>" in asked and (of := re.search(r"(\d+) ([+*-]) (\d+)", asked)):
+        return f"{_sentence(rng, 12)}\nAnswer: {_ARITHMETIC[of[2]](int(of[1]), int(of[3]))}"
     if numbered := re.search(r"numbered (\d+) to (\d+)", asked):
         first, last = map(int, numbered.groups())
         return "\n".join(f"{n}. {_sentence(rng, 9)}" for n in range(first, last + 1))
@@ -109,10 +128,8 @@ def _plausible(request: Request) -> str:
         return str(rng.randint(*map(int, scale.groups())))
     if "\nAnswer 2. Score: n" in asked:
         return "\n".join(f"Answer {n}. Score: {rng.randint(1, 10)}" for n in (1, 2))
-    if asked.endswith("\n#### 72"):
-        return f"Question 1: {_sentence(rng, 12)}\nAnswer 1: {_sentence(rng, 12)}\n#### {rng.randint(1, 99)}"
     if sections := re.findall(r"^\[((?:New|Better) \w+)\]$", asked, re.MULTILINE):
-        return "\n".join(f"[{name}]\n{_sentence(rng, 12)}\n[End]" for name in sections)
+        return "\n".join(f"[{name}]\n{_sentence(rng, 12 + 12 * (name == 'Better Answer'))}\n[End]" for name in sections)
     if asked.endswith("\nVerdict: A"):
         return f"{_sentence(rng, 12)}\nVerdict: {rng.choice(['A', 'B', 'tie'])}"
     if '"Verdict: not equal"' in asked:
