@@ -196,6 +196,7 @@ class _Loop:
     ) -> None:
         self.recipe_of, self.plan, self.base, self.players = recipe_of, plan, student, players
         self.out, self.log, self.on_step = out, log, on_step
+        self.begun: float | None = None
         self.done: list[Round] = []
         self.grown: list[Record] = []
         self.spent = dict.fromkeys(CAPS, 0.0)
@@ -205,17 +206,18 @@ class _Loop:
             raise ConfigError(f"--rounds {rounds}: at least 1")
         self.recipe = self.recipe_of(())
         self._settle_identity()
-        begun = self._begin()
+        self.begun = self._begin()
         ended = "rounds"
         for number in range(rounds):
-            if self._plateau(begun):
+            if self._plateau():
                 ended = "plateau"
                 break
             if why := self._round(number):
                 ended = why
                 break
+            self._tell("running")
         self.log.say(f"loop: {len(self.done)} rounds, ended by {ended}")
-        return self._tell(begun, ended)
+        return self._tell(ended)
 
     # -- the steps of a round ----------------------------------------------------------------------------------------
 
@@ -226,9 +228,7 @@ class _Loop:
             seeds = self._written(self.out / "seeds.jsonl", self._seeds(self.plan.first))
             self.log.say(f"start: trained on {len(seeds):,} seeds")
             self.plan.first.fit(seeds, student=self.base, out=folder / "student", on_step=self.on_step)
-        figure = self._measure(self.last, "start", folder)
-        self._tell(figure, "running")
-        return figure
+        return self._measure(self.last, "start", folder)
 
     def _round(self, number: int) -> str | None:
         """Run, train, evaluate; why it could not be finished, where it could not."""
@@ -240,7 +240,7 @@ class _Loop:
         outcome = execute(recipe, folder / "run", self.players(asked), log=self._quiet())
         if why := self._ended(outcome):
             return why
-        parent = self.origin if self.plan.start == "base" else asked
+        parent = self.base if self.plan.start == "base" else asked
         data = self._data(number)
         trainer = self.plan.trainer(number)
         self.log.say(f"round {number}: {outcome.facts['kept']:,} records kept; trained from {parent}")
@@ -280,11 +280,6 @@ class _Loop:
     # -- what a step goes on from ------------------------------------------------------------------------------------
 
     @property
-    def origin(self) -> str:
-        """The student that the loop began with."""
-        return self.base
-
-    @property
     def last(self) -> str:
         """The newest student: that of the last round."""
         if self.done:
@@ -316,11 +311,11 @@ class _Loop:
                 fresh.write_bytes(b"".join(orjson.dumps(r.to_json()) + b"\n" for r in once.values()))
         return read(file)
 
-    def _plateau(self, begun: float | None) -> bool:
+    def _plateau(self) -> bool:
         plan = self.plan
-        if not plan.patience or plan.evaluate is None or begun is None:
+        if not plan.patience or plan.evaluate is None:
             return False
-        figures = [plan.evaluate.sign * f for f in (begun, *(r.figure for r in self.done)) if f is not None]
+        figures = [plan.evaluate.sign * f for f in (self.begun, *(r.figure for r in self.done)) if f is not None]
         before, since = figures[: -plan.patience], figures[-plan.patience :]
         return len(self.done) >= plan.patience and max(since) <= max(before) + plan.min_gain
 
@@ -359,7 +354,7 @@ class _Loop:
                 raise ConfigError(f"{self.out} holds another loop ({'; '.join(changed[:5])}): choose another --out")
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise ConfigError(f"{self.out} holds other files and is no loop's folder: choose another --out")
-        self._tell(None, "running")
+        self._tell("running")
         self.log.path = self.out / "log.txt"
 
     def _check_measure(self) -> None:
@@ -374,13 +369,20 @@ class _Loop:
                 "what it learns from: give tasks of their own"
             )
 
-    def _tell(self, begun: float | None, ended: str) -> Rounds:
+    def _tell(self, ended: str) -> Rounds:
         sign = 1 if self.plan.evaluate is None else self.plan.evaluate.sign
         rounds = [dataclasses.asdict(r) for r in self.done]
-        body = {**self.identity, "student": self.base, "sign": sign, "start": begun, "ended": ended, "rounds": rounds}
+        body = {
+            **self.identity,
+            "student": self.base,
+            "sign": sign,
+            "start": self.begun,
+            "ended": ended,
+            "rounds": rounds,
+        }
         with whole(self.out / "loop.json") as fresh:
             fresh.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
-        return Rounds(self.out, begun, tuple(self.done), ended)
+        return Rounds(self.out, self.begun, tuple(self.done), ended)
 
     def _quiet(self) -> Log:
         """A run's own lines go to its own log."""
