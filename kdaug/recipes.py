@@ -29,7 +29,7 @@ from kdaug.stage import Stage
 from kdaug.teacher import Teacher
 
 if TYPE_CHECKING:
-    from kdaug.loop import Plan
+    from kdaug.loop_plan import Plan
 
 # Parts by their short names. A new method adds one line here; `package.module:Class` and the entry-point group
 # `kdaug.parts` work without one.
@@ -188,7 +188,7 @@ def teacher(spec: str) -> Teacher:
 
 def plan_of(file: RecipeFile) -> Plan:
     """How the rounds of `kdaug loop` follow each other: the block `loop` of a recipe. Raises ConfigError."""
-    from kdaug.loop import Measure, Plan
+    from kdaug.loop_plan import Measure, Plan
 
     written = file.values.get("loop")
     if not isinstance(written, dict) or "train" not in written:

@@ -54,7 +54,7 @@ ROWS = (
     ("teachers", "generators", "gates", "selectors", "train"),
     (
         *("recipes", "recipe_file", "curate", "mix", "check", "judge_check", "estimate", "show", "doctor", "batches"),
-        *("loop", "runnable", "diversity", "topics", "survey", "measures", "plots", "page", "report"),
+        *("loop", "loop_plan", "runnable", "diversity", "topics", "survey", "measures", "plots", "page", "report"),
         *("methods", "method_pages", "scaffold"),
     ),
     ("cli", "__main__"),

@@ -26,16 +26,16 @@ from kdaug.train.generation import compare_on_tasks
 from kdaug.train.tasks import Task, read_tasks
 
 HERE = Path(__file__).parent
-TRAIN, HELD_OUT = 100, 300
+TRAIN, HELD_OUT = 120, 300
 NOUNS = """
     apple river stone cloud horse table green paper tiger music bread chair plant water light house train glass smile
     ocean lemon knife field storm wheel beach crown dream eagle flame"""
-WORKED = {"second_word": ("second: moon cat fish door", "cat"), "addition": ("42 + 5", "47")}  # as in templates/
+WORKED = {"last_word": ("Last of: cat sun hill cup", "cup"), "addition": ("42 + 5", "47")}  # as in templates/
 
 
-def second_word(rng: Random) -> tuple[str, str]:
+def last_word(rng: Random) -> tuple[str, str]:
     words = rng.sample(NOUNS.split(), 4)
-    return f"second: {' '.join(words)}", words[1]
+    return f"Last of: {' '.join(words)}", words[-1]
 
 
 def addition(rng: Random) -> tuple[str, str]:
@@ -43,7 +43,7 @@ def addition(rng: Random) -> tuple[str, str]:
     return f"{a} + {b}", str(a + b)
 
 
-TASKS: Mapping[str, Callable[[Random], tuple[str, str]]] = {"second_word": second_word, "addition": addition}
+TASKS: Mapping[str, Callable[[Random], tuple[str, str]]] = {"last_word": last_word, "addition": addition}
 
 
 def write_problems(task: str, seed: int, folder: Path) -> None:
@@ -77,7 +77,7 @@ def rounds_of(task: str, seed: int, model: str, folder: Path, *, verify: bool, r
         return recipes.build(file, seeds, templates=HERE / "templates")
 
     def players(student: str) -> dict[str, kd.Teacher]:
-        return {"student": kd.Local(student)}
+        return {"student": kd.Local(student, batch=64)}
 
     out = folder / ("verified" if verify else "unverified")
     return loop(recipe_of, recipes.plan_of(file), student=model, players=players, out=out, rounds=rounds)
@@ -90,7 +90,9 @@ def with_example(task: str, model: str, folder: Path) -> float:
         shown = (kd.Message("user", WORKED[task][0]), kd.Message("assistant", WORKED[task][1]))
         tasks = [Task((t.prompt[0], *shown, t.prompt[1]), t.references)
                  for t in read_tasks(folder / "held_out.jsonl", "answer")]  # fmt: skip
-        table = compare_on_tasks({"start": kd.Local(model)}, tasks, "answer", task, max_tokens=6, out=folder / "asked")
+        table = compare_on_tasks(
+            {"start": kd.Local(model, batch=64)}, tasks, "answer", task, max_tokens=6, out=folder / "asked"
+        )
         file.write_text(json.dumps(table.to_json()), "utf-8")
     return float(json.loads(file.read_text("utf-8"))["rows"][0]["figures"]["answer"]["value"])
 
@@ -147,7 +149,7 @@ def draw(results: Sequence[Mapping[str, Any]], file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/loop_reasoning"))
-    parser.add_argument("--tasks", nargs="+", default=["second_word"], choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=["last_word"], choices=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--model", default="smollm2", help="teacher and student")
