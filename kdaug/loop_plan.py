@@ -45,8 +45,8 @@ class Plan:
     `first` trains the student on the seeds before the first round. With `steps` the rounds take steps, steps * growth,
     steps * growth², …, rounded down (STaR, arXiv 2203.14465, §4: 40 and 1.2). `history`: the records of how many rounds
     are trained on (SPIN: 2; 0: of all), `with_seeds`: and the seeds. `grow`: what a round kept is among the seeds of
-    the next. With `patience`, and `evaluate`, the loop ends when so many rounds in a row did not better the best figure by more than
-    `min_gain`.
+    the next. With `patience` and `evaluate` the loop ends when so many rounds in a row did not
+    better the best figure by more than `min_gain`.
     """
 
     train: Trainer
