@@ -164,8 +164,8 @@ class _Loop:
         self.log.say(f"round {number}: {outcome.facts['kept']:,} records kept; trained from {parent}")
         trainer.fit(data, student=parent, out=folder / "student", on_step=self.on_step)
         figure = self._measure(str(folder / "student"), f"round {number}", folder)
-        ids = [checkpoint_id(model) for model in (asked, parent, str(folder / "student"))]
-        self.done.append(Round(number, *ids, outcome.facts["kept"], figure))
+        played, began, came = (checkpoint_id(model) for model in (asked, parent, str(folder / "student")))
+        self.done.append(Round(number, played, began, came, outcome.facts["kept"], figure))
         self._account(outcome)
         return None
 

@@ -12,7 +12,7 @@ from kdaug.errors import ParseError
 from kdaug.generator import Generate, settled
 from kdaug.judging import parse_score
 from kdaug.prompts import render
-from kdaug.record import Discarded, Drop, Record, assistant, text_of, user
+from kdaug.record import Discarded, Drop, Messages, Record, assistant, text_of, user
 from kdaug.teacher import Completion
 
 MIN_TOKENS = 64  # of a new instruction: four times the words of "Sort 3, 1, 2." would hold no sentence
@@ -83,14 +83,25 @@ class Lion:
         )
         instruction = reply.text.strip().strip('"“”').strip()
         prompt = (*record.prompt[:-1], *user(instruction))
-        new = {"by": f"{self.name}/{kind}", "prompt": prompt, "rejected": None, "label": None, "meta": {}}
         if drop := _flaw(instruction, reply):
-            return Discarded(record.child(replies=[reply], completion=None, **new), drop)
+            return Discarded(self._child(record, kind, prompt, [reply]), drop)
         answer = await generate(prompt, temperature=0.7, max_tokens=self.max_tokens)
-        child = record.child(replies=[reply, answer], completion=assistant(answer.text), **new)
+        child = self._child(record, kind, prompt, [reply, answer])
         if answer.cut or not answer.text.strip():
             return Discarded(child, Drop("lion:cut", {"text": "answer"}))
         return child.scored(gap=gap)
+
+    def _child(self, record: Record, kind: str, prompt: Messages, replies: Sequence[Completion]) -> Record:
+        """The new instruction, and its answer where the second reply is one."""
+        return record.child(
+            by=f"{self.name}/{kind}",
+            replies=replies,
+            prompt=prompt,
+            completion=assistant(replies[1].text) if len(replies) > 1 else None,
+            rejected=None,
+            label=None,
+            meta={},
+        )
 
 
 def two_scores(text: str) -> tuple[float, float]:

@@ -94,7 +94,7 @@ class WhiteBoxFake(Fake):
         import numpy as np
 
         before, tokens = len(text_of(prompt).split()), len(text_of(completion).split()) + 1
-        each = np.full(tokens, -4.0 / (1.0 + 0.01 * before), dtype=np.float32)
+        each: np.ndarray[Any, Any] = np.full(tokens, -4.0 / (1.0 + 0.01 * before), dtype=np.float32)
         none = np.empty((tokens, 0))
         return TokenLogprobs(np.zeros(tokens, dtype=np.int64), each, none, none, np.ones(tokens))
 
