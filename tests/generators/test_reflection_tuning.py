@@ -80,7 +80,7 @@ def select(scores: dict[str, float]) -> Record | Discarded:
     return made
 
 
-@pytest.mark.parametrize(("harder", "fits"), itertools.product([True, False], repeat=2))
+@pytest.mark.parametrize(("harder", "fits"), list(itertools.product([True, False], repeat=2)))
 def test_the_truth_table_of_the_selection(harder: bool, fits: bool) -> None:
     scores = {"ifd Rhine.": 0.5, "ifd The Nile.": 0.6 if harder else 0.4, "ifd 6,650": 0.7}
     scores |= {"r_ifd Rhine.": 0.5, "r_ifd The Nile.": 0.5, "r_ifd 6,650": 0.4 if fits else 0.6}
