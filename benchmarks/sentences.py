@@ -1,12 +1,17 @@
 """A corpus of instructions and sentences that a script writes itself, with near-copies planted in it.
 
-Words are made of syllables and drawn by Zipf's law, as words of a language are; the sentences are ours.
+Words are made of syllables and drawn by Zipf's law, as words of a language are; the sentences are ours. Sentences that
+people wrote are in the docstrings of the packages that are installed.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 VOCABULARY = 60_000
 PLANTED = 0.2  # of the texts are near-copies of an earlier one
@@ -23,6 +28,28 @@ JOINTS = ("the", "a", "of", "in", "and", "with", "to", "that", "is", "by", "for"
 SYLLABLES = [c + v + e for c in "bdfgklmnprstvz" for v in "aeiou" for e in ("", "n", "r", "s", "l")]
 
 
+_DOCSTRING = re.compile(r'"""(.+?)"""', re.DOTALL)
+
+
+def docstrings(most: int) -> list[str]:
+    """Different sentences of 5 to 40 words from the docstrings of the installed packages and Python's own, shuffled."""
+    found: dict[str, None] = {}
+    for folder in dict.fromkeys(map(sysconfig.get_path, ("purelib", "stdlib"))):
+        for path in sorted(Path(folder).rglob("*.py")):
+            for body in _DOCSTRING.findall(path.read_text("utf-8", errors="ignore")[:400_000]):
+                text = " ".join(body.split(">>>")[0].split())
+                for sentence in re.split(r"(?<=[.!?])\s+", text):
+                    letters = sum(c.isalpha() or c == " " for c in sentence)
+                    if 5 <= sentence.count(" ") + 1 <= 40 and letters > 0.85 * len(sentence):
+                        found[sentence] = None
+            if len(found) >= most:
+                break
+    sentences = list(found)
+    random.Random(0).shuffle(sentences)
+    print(f"{len(sentences):,} sentences of docstrings", file=sys.stderr)
+    return sentences[:most]
+
+
 class Writer:
     """Writes texts one after the other; the same `seed` writes the same."""
 
@@ -37,11 +64,14 @@ class Writer:
             self._at.append(self._at[-1] + 1 / (place + 2.7))
         self._at.pop(0)
 
-    def texts(self, number: int) -> Iterator[str]:
-        rng, earlier = self._rng, list[str]()
+    def texts(self, number: int, real: Sequence[str] = ()) -> Iterator[str]:
+        """60 % of the new ones are from `real`, while there are any left there."""
+        rng, earlier, left = self._rng, list[str](), iter(real)
         for _ in range(number):
-            copy = bool(earlier) and rng.random() < PLANTED
-            text = self._edited(rng.choice(earlier)) if copy else self._new()
+            if earlier and rng.random() < PLANTED:
+                text = self._edited(rng.choice(earlier))
+            else:
+                text = (next(left, "") if real and rng.random() < 0.6 else "") or self._new()
             earlier.append(text)
             yield text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,21 +18,19 @@ from kdaug.errors import shorten
 MANY = 5_000
 
 
+# A word of a text in the form of `plain`, in lower case; all bytes of other scripts' letters are above 127.
+WORD = re.compile(rb"[0-9a-z\x80-\xff]+")
+
+
 class Twin(NamedTuple):
     id: str
     text: str
     score: float
 
 
-class Words(dict[str, int]):
-    """Words by their number, in the order in which they turned up."""
-
-    def __missing__(self, word: str) -> int:
-        self[word] = number = len(self)
-        return number
-
-    def numbers(self, words: Sequence[str]) -> list[int]:
-        return list(map(self.__getitem__, words))
+def plain(text: str, words: Callable[[str], list[str]]) -> bytes:
+    """A text in the form that an index takes: UTF-8 in which WORD finds its `words`. ASCII text is that as it is."""
+    return text.encode() if text.isascii() else " ".join(words(text)).encode()
 
 
 @dataclass(frozen=True)
@@ -64,12 +63,12 @@ class Rule:
 
 
 class Index(Protocol):
-    """Texts as the numbers of their words, in the order in which they were added. `earliest`: the place of the first
-    one that is above the threshold, and its F."""
+    """Texts as `plain` makes them, in the order in which they were added. `earliest`: the place of the first one that
+    is above the threshold, and its F."""
 
     def __len__(self) -> int: ...
-    def add(self, tokens: Sequence[int]) -> None: ...
-    def earliest(self, tokens: Sequence[int]) -> tuple[int, float] | None: ...
+    def add(self, text: bytes) -> None: ...
+    def earliest(self, text: bytes) -> tuple[int, float] | None: ...
 
 
 class PlainIndex:
@@ -84,7 +83,9 @@ class PlainIndex:
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule
-        self.texts: list[Sequence[int]] = []
+        self.texts: list[bytes] = []
+        self._tokens: list[Sequence[int]] = []
+        self._words: dict[bytes, int] = {}  # by their number
         self._keys: dict[tuple[int, int], int] = {}  # a word and how often it was there before
         # For a key, the texts with it in their prefix, ascending: place, words in all, words from this one on.
         self._holders: dict[int, list[tuple[int, int, int]]] = {}
@@ -92,20 +93,27 @@ class PlainIndex:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def add(self, tokens: Sequence[int]) -> None:
+    def add(self, text: bytes) -> None:
+        tokens = self._numbers(text)
         n = len(tokens)
         for position, key in enumerate(self._prefix(tokens)):
             self._holders.setdefault(key, []).append((len(self.texts), n, n - position))
-        self.texts.append(tokens)
+        self.texts.append(text)
+        self._tokens.append(tokens)
 
-    def earliest(self, tokens: Sequence[int]) -> tuple[int, float] | None:
+    def earliest(self, text: bytes) -> tuple[int, float] | None:
+        tokens = self._numbers(text)
         for place in self._candidates(tokens):
-            other = self.texts[place]
+            other = self._tokens[place]
             least = self._rule.least(len(tokens) + len(other))
             common = LCSseq.similarity(tokens, other, score_cutoff=least)
             if common >= least and self._rule.above(common, len(tokens), len(other)):
                 return place, 2 * common / (len(tokens) + len(other))
         return None
+
+    def _numbers(self, text: bytes) -> list[int]:
+        words = self._words
+        return [words.setdefault(word, len(words)) for word in WORD.findall(text.lower())]
 
     def _candidates(self, tokens: Sequence[int]) -> list[int]:
         m, least = len(tokens), self._rule.least
@@ -134,8 +142,8 @@ class Pool:
     """The kept texts, with their ids: in a plain index while they are few, in a compiled one when they are many and
     Numba is installed. Both find the same."""
 
-    def __init__(self, rule: Rule, words: Words) -> None:
-        self._rule, self._words = rule, words
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
         self._index: Index = PlainIndex(rule)
         self._labels: list[tuple[str, str]] = []  # id, the text shortened
         self._compile_at = MANY if find_spec("numba") else None
@@ -143,12 +151,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self._labels)
 
-    def add(self, id: str, text: str, tokens: Sequence[int]) -> None:
+    def add(self, id: str, text: str, plain: bytes) -> None:
         self._labels.append((id, shorten(text)))
-        self._index.add(tokens)
+        self._index.add(plain)
 
-    def earliest_twin(self, tokens: Sequence[int]) -> Twin | None:
-        found = self._index.earliest(tokens)
+    def earliest_twin(self, plain: bytes) -> Twin | None:
+        found = self._index.earliest(plain)
         if found is None:
             return None
         place, score = found
@@ -166,13 +174,13 @@ class Pool:
             self._compile_at = None
             return
         if isinstance(plain := self._index, PlainIndex):  # several records may wait for this
-            index = compiled(self._rule, self._words)
-            for tokens in plain.texts:
-                index.add(tokens)
+            index = compiled(self._rule)
+            for text in plain.texts:
+                index.add(text)
             self._index, self._compile_at = index, None
 
 
-def _compiled() -> Callable[[Rule, Words], Index]:
+def _compiled() -> Callable[[Rule], Index]:
     from kdaug.gates.compiled import CompiledIndex
 
     return CompiledIndex

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate, Prepared
-from kdaug.gates.lexical import Pool, Rule, Words
+from kdaug.gates.lexical import Pool, Rule, plain
 from kdaug.gates.novelty import On, check_fields, compared, is_own_seed, near_duplicate, seed_texts
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
@@ -18,7 +18,7 @@ from kdaug.words import ascii_words, words
 
 class _Evidence(NamedTuple):
     text: str
-    tokens: list[int]
+    plain: bytes
     own_seed: bool
 
 
@@ -43,7 +43,6 @@ class Rouge(Gate):
     on: On = "instruction"
     tokenizer: Literal["unicode", "rouge_score"] = "unicode"
     ties: Literal["kept", "rouge_score"] = "kept"
-    _words: Words = field(default_factory=Words, init=False, repr=False, compare=False)
     _seed_texts: Mapping[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
     _seeds: Pool | None = field(default=None, init=False, repr=False, compare=False)
     _kept: Pool = field(init=False, repr=False, compare=False)
@@ -65,30 +64,30 @@ class Rouge(Gate):
         if self._kept.outgrown:
             await self._kept.compile()
         text = compared(record, self.on)
-        return Prepared(record, _Evidence(text, self._tokens(text), is_own_seed(record, text, self._seed_texts)))
+        return Prepared(record, _Evidence(text, self._plain(text), is_own_seed(record, text, self._seed_texts)))
 
     def decide(self, prepared: Prepared) -> Drop | None:
-        text, tokens, own_seed = prepared.evidence
+        text, plain, own_seed = prepared.evidence
         if not text.strip():
             return Drop("rouge:empty", {"on": self.on})
-        twin = None if own_seed else self._seed_pool().earliest_twin(tokens)
-        twin = twin or self._kept.earliest_twin(tokens)
+        twin = None if own_seed else self._seed_pool().earliest_twin(plain)
+        twin = twin or self._kept.earliest_twin(plain)
         return near_duplicate(self.name, twin.id, twin.score, twin.text) if twin else None
 
     def remember(self, prepared: Prepared) -> None:
-        self._kept.add(prepared.record.id, prepared.evidence.text, prepared.evidence.tokens)
+        self._kept.add(prepared.record.id, prepared.evidence.text, prepared.evidence.plain)
 
     def _pool(self) -> Pool:
         exact = Fraction(repr(float(self.threshold)))  # 0.7 means 7/10, not the float nearest to it
-        return Pool(Rule(exact, float(self.threshold) if self.ties == "rouge_score" else None), self._words)
+        return Pool(Rule(exact, float(self.threshold) if self.ties == "rouge_score" else None))
 
     def _seed_pool(self) -> Pool:
         """Filled at the first record that is held against the seeds: where every record is a seed's own, never."""
         if self._seeds is None:
             self._seeds = self._pool()
             for seed, text in self._seed_texts.items():
-                self._seeds.add(seed, text, self._tokens(text))
+                self._seeds.add(seed, text, self._plain(text))
         return self._seeds
 
-    def _tokens(self, text: str) -> list[int]:
-        return self._words.numbers(words(text) if self.tokenizer == "unicode" else ascii_words(text))
+    def _plain(self, text: str) -> bytes:
+        return plain(text, words if self.tokenizer == "unicode" else ascii_words)
