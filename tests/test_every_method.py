@@ -46,10 +46,11 @@ class Breaking(WhiteBoxFake):
 
 
 class Counted:
-    """A generator, and how much came of it: what it returned, and jobs that ended with nothing but their reason."""
+    """A generator, and what came of it: how much it returned, jobs that ended with nothing but their reason counted in,
+    and which of it says that it was made from something that is in no journal."""
 
     def __init__(self, inner: Generator) -> None:
-        self._inner, self._made = inner, 0
+        self._inner, self._made, self._orphans = inner, 0, list[str]()
 
     def __getattr__(self, name: str) -> Any:  # Any: whatever the generator has
         return getattr(self._inner, name)
@@ -63,6 +64,11 @@ class Counted:
             self._made += 1
             raise
         self._made += len(made)
+        records = [child.record if isinstance(child, Discarded) else child for child in made]
+        known = {record.id for record in (*parents, *records)}
+        for record in records:
+            if record.id not in {parent.id for parent in parents} and not known.issuperset(record.parents):
+                self._orphans.append(record.by)
         return made
 
 
@@ -112,6 +118,7 @@ def test_a_method_keeps_what_it_promises(method: Method, folder: Path) -> None:
     for stage, facts in zip(counted.stages, whole.facts["stages"], strict=True):
         assert facts["jobs"] <= coming
         assert vars(stage.generator)["_made"] == facts["kept"] + sum(facts["dropped"].values())
+        assert vars(stage.generator)["_orphans"] == []
         assert all(reason.partition(":")[2] for reason in facts["dropped"])
         coming = facts["kept"]
     assert coming == whole.facts["kept"] > 0
