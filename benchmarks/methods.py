@@ -77,7 +77,8 @@ async def tried(method: Method, teacher: Shared, folder: Path) -> dict[str, Any]
     error = None
     try:
         recipe = recipe_of(method)
-        await arun(recipe, out, quiet=True, **dict.fromkeys(("teacher", *roles_of(recipe)), teacher))
+        roles: dict[str, Any] = dict.fromkeys(("teacher", *roles_of(recipe)), teacher)
+        await arun(recipe, out, quiet=True, **roles)
     except KdaugError as e:
         error = str(e)
     except Exception as e:  # noqa: BLE001 - a bug in one method is told, and the others go on
