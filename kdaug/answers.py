@@ -9,8 +9,9 @@ from fractions import Fraction
 _MARKER = re.compile(r"####|\\boxed\s*\{|\banswer[*_]*\s*(?:is\b\s*:?|[:=])[*_]*", re.IGNORECASE)
 # Whole, decimal or a fraction, with commas between thousands; "12,5" and "1,2,3" are none.
 _NUMBER = re.compile(r"(?<![\w.])(?<!\d[,/])-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:/[1-9]\d*)?(?!\d|[.,/]\d)")
-# A number that stands for the whole answer: "$1,234.50", "x = 5", "72 clips a day"; not "Paris, 1889".
-_NUMERIC = re.compile(rf"^[^\w.-]*(?:\w+\s*=\s*)?[^\w.-]*{_NUMBER.pattern}[^\w]*(?:[^\W\d]+\W*){{0,3}}$")
+# A number that stands for the whole answer: "$1,234.50", "x = 5", "72 clips a day"; not "Paris, 1889" or "1+x".
+_BESIDE = r"[^\w+*/^=-]*"
+_NUMERIC = re.compile(rf"^[^\w.-]*(?:\w+\s*=\s*)?[^\w.-]*{_NUMBER.pattern}{_BESIDE}(?:[^\W\d]+{_BESIDE}){{0,3}}$")
 
 
 def final_answer(text: str) -> str:

@@ -13,6 +13,7 @@ PURPOSES = {
     "local": "the embedded teacher and any transformers model",
     "embed": "semantic deduplication (the dedup gate)",
     "filters": "personal data, languages and readability (the gates pii, language and readability)",
+    "verify": "answers compared as mathematics (the maths gate)",
     "train": "training and evaluating a student",
     "evals": "lm-evaluation-harness on a student (kdaug eval --lm-eval)",
     "report": "the page of a dataset's diversity and health (kdaug report)",

@@ -49,6 +49,7 @@ GENERATORS = {
     "self_knowledge": "kdaug.generators.self_knowledge:SelfKnowledge",
     "respond": "kdaug.generators.respond:Respond",
     "persd": "kdaug.generators.persd:Persd",
+    "text_to_sql": "kdaug.generators.text_to_sql:TextToSql",
     "unit_tests": "kdaug.generators.unit_tests:UnitTests",
     "pass": "kdaug.generators.pass_through:Pass",
 }
@@ -71,6 +72,13 @@ GATES = {
     "language": "kdaug.gates.language:InLanguage",
     "readability": "kdaug.gates.readability:Readability",
     "code": "kdaug.gates.code:Code",
+    "maths": "kdaug.gates.maths:Maths",
+    "json_schema": "kdaug.gates.json_schema:JsonSchema",
+    "tool_calls": "kdaug.gates.tool_calls:ToolCalls",
+    "sql": "kdaug.gates.sql:Sql",
+    "grounded": "kdaug.gates.grounded:Grounded",
+    "votes": "kdaug.gates.votes:Votes",
+    "injection": "kdaug.gates.injection:Injection",
 }
 SELECTORS = {
     "deita": "kdaug.selectors.deita:Deita",

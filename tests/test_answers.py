@@ -43,6 +43,7 @@ def test_same(solution: str, reference: str) -> None:
         ("Answer: 12,5", "5"),
         ("Answer: 1/0", "0"),
         ("Answer: x - 1", "x + 1"),
+        ("Answer: x - 1", "1 + x"),
         ("Answer: [0, 1]", "(0, 1)"),
         ("Answer:", "4"),
         ("I do not know.", "4"),

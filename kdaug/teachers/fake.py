@@ -17,6 +17,9 @@ from kdaug.errors import BadRequest, TeacherError, shorten
 from kdaug.record import Json, Messages, text_of
 from kdaug.teacher import Completion, Request, TokenLogprobs, Usage
 
+SCRIPT = "CREATE TABLE word (id INTEGER, text TEXT);\nINSERT INTO word VALUES (1, 'ba'), (2, 'be');"
+QUERY = "SELECT name FROM sqlite_master"  # of any database
+
 Answer: TypeAlias = str | Completion | TeacherError
 Scripted: TypeAlias = Callable[[Request], Answer]
 
@@ -140,6 +143,8 @@ def _plausible(request: Request) -> str:
         return "\n".join(f"Class label: {label}\nInput: {_sentence(rng, 8)}" for label in ("first", "second"))
     if 'Begin your reply with "Example 1"' in asked:
         return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
+    if "in one ```sql block" in asked:
+        return f"```sql\n{SCRIPT if 'CREATE TABLE and INSERT' in asked else QUERY}\n```"
     if "in one ```python block" in asked:
         return f"```python\n{_program(asked, rng)}\n```"
     return _sentence(rng, rng.randint(12, 40))
