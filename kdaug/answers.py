@@ -39,6 +39,17 @@ def same_answer(text: str, reference: str) -> bool:
     return bool(_bare(wanted)) and _bare(given) == _bare(wanted)
 
 
+def ballot(text: str) -> str | None:
+    """What a solution votes for: its final answer, so written that equal answers are equal texts ("1,234." and 1234).
+    None where it has no answer marker, or nothing behind it: what cannot be read is no vote."""
+    if not _MARKER.search(text):
+        return None
+    given = final_answer(text)
+    if _NUMERIC.match(_plain(given)):
+        return str(last_number(given))
+    return _bare(given) or None
+
+
 def last_number(text: str) -> Fraction | None:
     """The last number in a text, exactly; None where there is none."""
     found = _NUMBER.findall(_plain(text))

@@ -152,6 +152,34 @@ def expected(weights: Mapping[str, float]) -> float:
     return sum(float(n) * p for n, p in weights.items()) / sum(weights.values())
 
 
+async def lean(
+    first: Messages, second: Messages | None, generate: Generate, *, role: str = "judge"
+) -> tuple[float, list[Completion]]:
+    """How likely a judge finds option A the better one, from the probabilities of "A" and "B" as its first word
+    (Constitutional AI, arXiv 2212.08073, §4.1): softmax of their log-probabilities.
+
+    `first` is the question, `second` the same one with the options swapped: the two answers are averaged (RLAIF, arXiv
+    2309.00267, §2.1.1), so that a liking for a place comes to 0.5. Raises ParseError (`parse:weights`) where the
+    teacher tells no probabilities, and TeacherError.
+    """
+    leans, replies = [], []
+    for question in (first, second):
+        if question is None:
+            continue
+        reply = await generate(question, role=role, temperature=0.0, max_tokens=4, weigh=("A", "B"))
+        there, other = reply.weights.get("A", 0.0), reply.weights.get("B", 0.0)
+        if not there + other > 0:
+            raise ParseError("weights", reply.text)
+        leans.append((there if question is first else other) / (there + other))
+        replies.append(reply)
+    return sum(leans) / len(leans), replies
+
+
+def rescaled(score: float, low: float, high: float) -> float:
+    """A mark on [-1, 1] (direct RLAIF, arXiv 2309.00267, §2.2.2)."""
+    return 2 * (score - low) / (high - low) - 1
+
+
 async def compare(
     record: Record,
     other: Messages,

@@ -83,6 +83,19 @@ def says_yes(text: str) -> bool:
     return re.match(r"[\s*_\"'`]*(?:yes|Yes|YES)\b", text) is not None
 
 
+def labelled(text: str, *labels: str) -> tuple[str, ...] | None:
+    """What stands under each of several labels ("Thoughts:", "Answer:"), which begin a line each, in bold or as a
+    heading too. None where one is missing, stands there twice or out of order."""
+    places: list[tuple[int, int]] = []
+    for label in labels:
+        found = list(_label(re.escape(label)).finditer(text))
+        if len(found) != 1 or (places and found[0].start() < places[-1][1]):
+            return None
+        places.append(found[0].span())
+    ends = [*(start for start, _ in places[1:]), len(text)]
+    return tuple(text[start:end].strip() for (_, start), end in zip(places, ends, strict=True))
+
+
 class Instance(NamedTuple):
     """A task's input (may be empty) and output; what the reply leaves out is empty."""
 

@@ -82,6 +82,23 @@ def _guarded(name: str, section: str) -> Iterator[None]:
         raise ConfigError(f"template {section}/{name}.j2 is no UTF-8 text: save it as UTF-8") from e
 
 
+def listed(name: str, **values: Any) -> tuple[tuple[str, str], ...]:
+    """The lines of a template that is a list: `name | text` each; a text may be empty, and so may a line.
+
+    Raises ConfigError as `render` does, and for a line without a name.
+    """
+    found = []
+    for line in render(name, **values).splitlines():
+        head, bar, text = line.partition("|")
+        if line.strip() and not (bar and head.strip()):
+            raise ConfigError(f"template prompts/{name}.j2: expected lines of `name | text`, found {line!r}")
+        if bar:
+            found.append((head.strip(), text.strip()))
+    if not found:
+        raise ConfigError(f"template prompts/{name}.j2 is an empty list")
+    return tuple(found)
+
+
 def converse(name: str, **values: Any) -> Messages:
     """The messages of a template in which `{{ system }}`, `{{ user }}` and `{{ assistant }}` begin one each; one that
     has none of them is one message of the user.

@@ -51,6 +51,12 @@ GENERATORS = {
     "persd": "kdaug.generators.persd:Persd",
     "text_to_sql": "kdaug.generators.text_to_sql:TextToSql",
     "unit_tests": "kdaug.generators.unit_tests:UnitTests",
+    "orca": "kdaug.generators.orca:Orca",
+    "orca2": "kdaug.generators.orca2:Orca2",
+    "lmsi": "kdaug.generators.lmsi:Lmsi",
+    "baize": "kdaug.generators.baize:Baize",
+    "ultrachat": "kdaug.generators.ultrachat:UltraChat",
+    "ultrachat_openings": "kdaug.generators.ultrachat_openings:UltraChatOpenings",
     "pass": "kdaug.generators.pass_through:Pass",
 }
 GATES = {

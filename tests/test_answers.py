@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from kdaug.answers import final_answer, last_number, same_answer
+from kdaug.answers import ballot, final_answer, last_number, same_answer
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,21 @@ def test_numbers_are_exact() -> None:
     assert last_number("0.1") == Fraction(1, 10)
     assert last_number("3-4") == 4  # a range, not minus four
     assert last_number("none") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "vote"),
+    [
+        ("So 6 * 7.\nAnswer: 42", "42"),
+        ("Answer: 1,234.", "1234"),
+        ("**Answer:** 0.50", "1/2"),
+        ("Answer: 3. No: answer: 4 apples", "4"),
+        ("The answer is (B).", "b"),
+        ("#### Paris ", "paris"),
+        ("It is 42.", None),  # no marker: not a vote
+        ("Answer:", None),
+        ("", None),
+    ],
+)
+def test_what_a_solution_votes_for(text: str, vote: str | None) -> None:
+    assert ballot(text) == vote

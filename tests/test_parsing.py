@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from kdaug.parsing import Instance, instances_input_first, instances_output_first, numbered_list, one_line, says_yes
+from kdaug.parsing import (
+    Instance,
+    instances_input_first,
+    instances_output_first,
+    labelled,
+    numbered_list,
+    one_line,
+    says_yes,
+)
 
 TWO = ["Write a poem about rust.", "Name three rivers."]
 
@@ -160,3 +168,18 @@ def test_input_first(reply: str) -> None:
 )
 def test_input_first_at_its_edges(reply: str, found: list[Instance]) -> None:
     assert instances_input_first(reply) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Thoughts: rule 2\nAnswer: yes", ("rule 2", "yes")),
+        ("Sure!\n**Thoughts:** a\nb\n\n## Answer: c\nd", ("a\nb", "c\nd")),
+        ("Answer: yes", None),
+        ("Answer: yes\nThoughts: late", None),
+        ("Thoughts: a\nAnswer: b\nAnswer: c", None),
+        ("", None),
+    ],
+)
+def test_labelled_parts(text: str, found: tuple[str, ...] | None) -> None:
+    assert labelled(text, "Thoughts", "Answer") == found

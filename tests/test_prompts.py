@@ -66,3 +66,16 @@ def test_text_of_a_model_is_never_a_template(mine: Path) -> None:
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder of templates"), prompts.overlay(tmp_path / "none"):
         pass
+
+
+def test_a_list_has_a_name_and_a_text_a_line(mine: Path) -> None:
+    write(mine, "a | first | half\n\nb |\n")
+    with prompts.overlay(mine):
+        assert prompts.listed("thing/ask") == (("a", "first | half"), ("b", ""))
+
+
+@pytest.mark.parametrize("wrong", ["a | b\nno bar", "| no name"])
+def test_a_line_without_a_name_is_refused(wrong: str, mine: Path) -> None:
+    write(mine, wrong)
+    with prompts.overlay(mine), pytest.raises(ConfigError, match="expected lines of `name"):
+        prompts.listed("thing/ask")

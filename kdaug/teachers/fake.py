@@ -103,9 +103,10 @@ class WhiteBoxFake(Fake):
 
 
 def _completion(request: Request, text: str) -> Completion:
-    """Words stand for tokens in its usage."""
+    """Words stand for tokens in its usage. Words that are to be weighed have probabilities where one is said."""
     asked = sum(len(m.content.split()) for m in request.messages)
-    return Completion(text, usage=Usage(asked, len(text.split())))
+    weights = {word: 0.75 if word == text else 0.25 / (len(request.weigh) - 1) for word in request.weigh}
+    return Completion(text, usage=Usage(asked, len(text.split())), weights=weights if text in weights else {})
 
 
 def _plausible(request: Request) -> str:
@@ -133,6 +134,16 @@ def _plausible(request: Request) -> str:
         return "\n".join(f"Answer {n}. Score: {rng.randint(1, 10)}" for n in (1, 2))
     if sections := re.findall(r"^\[((?:New|Better) \w+)\]$", asked, re.MULTILINE):
         return "\n".join(f"[{name}]\n{_sentence(rng, 12 + 12 * (name == 'Better Answer'))}\n[End]" for name in sections)
+    if request.weigh and not request.weigh[0].isdigit():
+        return rng.choice(request.weigh)
+    if verdict := re.search(r"\nVerdict: (\w+(?: or \w+)+)$", asked):
+        return f"{_sentence(rng, 12)}\nVerdict: {rng.choice(verdict[1].split(' or '))}"
+    if form := re.search(r"in this form:\n((?:[A-Z][\w ]*: <[^>]+>(?:\n|$))+)", asked):
+        labels = re.findall(r"^([^:]+):", form[1], re.MULTILINE)
+        alone = len(labels) == 1  # a final answer, on which several replies can agree
+        return "\n".join(f"{label}: {rng.randint(1, 3) if alone else _sentence(rng, 12)}" for label in labels)
+    if "[Human]" in asked and "[AI]" in asked:
+        return "\n".join(f"[{'AI' if n % 2 else 'Human'}] {_sentence(rng, 9)}" for n in range(8))
     if asked.endswith("\nVerdict: A"):
         return f"{_sentence(rng, 12)}\nVerdict: {rng.choice(['A', 'B', 'tie'])}"
     if '"Verdict: not equal"' in asked:
