@@ -132,6 +132,39 @@ def test_a_wrong_set_is_refused(assignment: str, tmp_path: Path) -> None:
         build(tmp_path, GOOD, assignment)
 
 
+LOOP = RESPOND + "loop: "
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (RESPOND, "`kdaug loop` needs a block `loop` with `train`"),
+        (LOOP + "{train: sfd}", "mine.yaml:3: loop.train: unknown trainer 'sfd' (did you mean 'sft'?)"),
+        (LOOP + "{train: {sft: {epoch: 1}}}", "loop.train.sft.epoch: unknown field 'epoch' (did you mean 'epochs'?)"),
+        (LOOP + "{train: sft, start: best}", "loop.start: expected"),
+        (LOOP + "{train: sft, step: 40}", "unknown field 'step' (did you mean 'steps'?)"),
+        (LOOP + "{train: sft, evaluate: {tasks: none.jsonl}}", "loop.evaluate.tasks: no file 'none.jsonl'"),
+        (LOOP + "{train: sft, evaluate: dev.jsonl}", "loop.evaluate: expected {tasks: FILE, metric: …}"),
+        (LOOP + "{train: sft, growth: 0}", "growth is more than 0"),
+    ],
+)
+def test_what_is_wrong_with_a_loop_is_named(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipes.plan_of(load(write(tmp_path, text)))
+    assert says in str(caught.value)
+
+
+def test_where_the_shipped_loops_begin() -> None:
+    plans = {name: recipes.plan_of(file) for name in builtin_names() if "loop" in (file := load(name)).values}
+    starts = {name: plan.start for name, plan in plans.items()}
+    assert {n for n, start in starts.items() if start == "base"} == {"star", "rest-em", "llm2llm"}
+    assert {n for n, start in starts.items() if start == "last"} == {"spin", "self-rewarding", "lion"}
+    star, llm2llm, spin = plans["star"], plans["llm2llm"], plans["spin"]
+    assert [getattr(star.trainer(n), "steps") for n in range(3)] == [40, 48, 57]  # noqa: B009 - SFT's, not a Trainer's
+    assert llm2llm.with_seeds and llm2llm.history == 0 and llm2llm.first is not None
+    assert spin.history == 2 and plans["lion"].grow
+
+
 def test_a_part_of_ones_own_is_named_by_its_module(tmp_path: Path) -> None:
     text = "stages:\n  - generator: {kdaug.generators.respond:Respond: {max_tokens: 7}}"
     (stage,) = build(tmp_path, text).stages

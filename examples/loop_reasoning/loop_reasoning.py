@@ -21,12 +21,12 @@ import kdaug as kd
 from kdaug import recipes
 from kdaug.intervals import wilson
 from kdaug.loop import Rounds, loop
-from kdaug.recipe_file import load
+from kdaug.recipe_file import RecipeFile, load
 from kdaug.train.generation import compare_on_tasks
 from kdaug.train.tasks import Task, read_tasks
 
 HERE = Path(__file__).parent
-TRAIN, HELD_OUT = 120, 300
+TRAIN, HELD_OUT = 100, 300
 NOUNS = """
     apple river stone cloud horse table green paper tiger music bread chair plant water light house train glass smile
     ocean lemon knife field storm wheel beach crown dream eagle flame"""
@@ -63,38 +63,52 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def rounds_of(task: str, seed: int, model: str, folder: Path, *, verify: bool, rounds: int) -> Rounds:
-    """The loop of loop.yaml on one set of problems; without `verify` it trains on samples as they came."""
+def recipe_file(task: str, seed: int, folder: Path) -> RecipeFile:
+    """loop.yaml for one set of problems."""
     file = load(str(HERE / "loop.yaml"))
     file.set(f"loop.evaluate.tasks={(folder / 'held_out.jsonl').absolute()}")
     file.set(f"loop.train.sft.seed={seed}")
-    for setting in (f"form={task}", f"verify={str(verify).lower()}", *(() if verify else ("samples=1", "max_kept=1"))):
-        file.set(f"rest_em.{setting}")
+    file.set(f"rest_em.form={task}")
     file.put("seed", seed)
-    seeds = kd.read(folder / "train.jsonl")
+    return file
 
-    def recipe_of(more: Sequence[kd.Record]) -> kd.Recipe:
-        return recipes.build(file, seeds, templates=HERE / "templates")
+
+def recipe_of(file: RecipeFile, folder: Path) -> kd.Recipe:
+    return recipes.build(file, kd.read(folder / "train.jsonl"), templates=HERE / "templates")
+
+
+def self_taught(file: RecipeFile, model: str, folder: Path, rounds: int) -> Rounds:
+    """Rounds of sampling, checking and training."""
 
     def players(student: str) -> dict[str, kd.Teacher]:
         return {"student": kd.Local(student, batch=64)}
 
-    out = folder / ("verified" if verify else "unverified")
-    return loop(recipe_of, recipes.plan_of(file), student=model, players=players, out=out, rounds=rounds)
+    recipe, plan = recipe_of(file, folder), recipes.plan_of(file)
+    return loop(lambda more: recipe, plan, student=model, players=players, out=folder / "loop", rounds=rounds)
+
+
+def unverified(file: RecipeFile, model: str, folder: Path) -> float:
+    """The same training, by as many steps, on the model's first sample for each problem, right or wrong."""
+    for setting in ("verify=false", "samples=1", "max_kept=1"):
+        file.set(f"rest_em.{setting}")
+    data = kd.run(recipe_of(file, folder), folder / "unverified/run", student=kd.Local(model, batch=64))
+    trainer = recipes.plan_of(file).trainer(0)
+    student = trainer.fit(data, student=model, out=folder / "unverified/student")
+    return right(str(student), read_tasks(folder / "held_out.jsonl", "answer"), folder / "unverified")
+
+
+def right(model: str, tasks: Sequence[Task], folder: Path) -> float:
+    """How many of the tasks a model does."""
+    told = compare_on_tasks({"it": kd.Local(model, batch=64)}, tasks, "answer", "", max_tokens=4, out=folder / "asked")
+    return told.rows[0].figures["answer"].value
 
 
 def with_example(task: str, model: str, folder: Path) -> float:
-    """How often the model that begins the loop is right when it is shown the worked example."""
-    file = folder / "with_example.json"
-    if not file.is_file():
-        shown = (kd.Message("user", WORKED[task][0]), kd.Message("assistant", WORKED[task][1]))
-        tasks = [Task((t.prompt[0], *shown, t.prompt[1]), t.references)
-                 for t in read_tasks(folder / "held_out.jsonl", "answer")]  # fmt: skip
-        table = compare_on_tasks(
-            {"start": kd.Local(model, batch=64)}, tasks, "answer", task, max_tokens=6, out=folder / "asked"
-        )
-        file.write_text(json.dumps(table.to_json()), "utf-8")
-    return float(json.loads(file.read_text("utf-8"))["rows"][0]["figures"]["answer"]["value"])
+    """How many the model that begins the loop does when it is shown the worked example."""
+    question, answer = WORKED[task]
+    shown = (kd.Message("user", question), kd.Message("assistant", answer))
+    tasks = read_tasks(folder / "held_out.jsonl", "answer")
+    return right(model, [Task((t.prompt[0], *shown, t.prompt[1]), t.references) for t in tasks], folder / "example")
 
 
 def measure(task: str, seeds: Sequence[int], rounds: int, model: str, out: Path) -> dict[str, Any]:
@@ -104,12 +118,11 @@ def measure(task: str, seeds: Sequence[int], rounds: int, model: str, out: Path)
     for seed in seeds:
         folder = out / task / f"seed-{seed}"
         write_problems(task, seed, folder)
-        verified = rounds_of(task, seed, model, folder, verify=True, rounds=rounds)
-        unverified = rounds_of(task, seed, model, folder, verify=False, rounds=1)
-        rows = {"start": verified.start, "start, with the example": with_example(task, model, folder)}
-        rows["unverified"] = unverified.rounds[0].figure
-        rows |= {f"round {r.number}": r.figure for r in verified.rounds}
-        kept.append([r.records for r in verified.rounds])
+        taught = self_taught(recipe_file(task, seed, folder), model, folder, rounds)
+        rows = {"start": taught.start, "start, with the example": with_example(task, model, folder)}
+        rows["unverified"] = unverified(recipe_file(task, seed, folder), model, folder)
+        rows |= {f"round {r.number}": r.figure for r in taught.rounds}
+        kept.append([r.records for r in taught.rounds])
         for name, figure in rows.items():
             assert figure is not None
             found.setdefault(name, []).append(figure)

@@ -9,9 +9,10 @@ import sys
 import pytest
 
 from kdaug.errors import BadRequest, Refused, ServerError
-from kdaug.record import Message, user
-from kdaug.teacher import Completion, Request
-from kdaug.teachers.fake import Fake
+from kdaug.prompts import render
+from kdaug.record import Message, assistant, user
+from kdaug.teacher import Completion, Request, ScoringTeacher
+from kdaug.teachers.fake import Fake, WhiteBoxFake
 
 
 def ask(fake: Fake, text: str, nonce: int = 0) -> Completion:
@@ -66,6 +67,19 @@ def test_default_replies_depend_on_request_and_nonce_in_every_process() -> None:
     )
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == text
+
+
+def test_a_text_is_likelier_after_a_longer_one() -> None:
+    fake, said = WhiteBoxFake(), assistant("one two three")
+    alone, given = (asyncio.run(fake.logprobs(user(text), said, 0)) for text in ("", "What comes after zero?"))
+    assert len(alone.token_logprobs) == 4  # the end of the turn too
+    assert (given.token_logprobs > alone.token_logprobs).all() and isinstance(fake, ScoringTeacher)
+    assert not isinstance(Fake(), ScoringTeacher)
+
+
+def test_it_can_do_sums() -> None:
+    prompt = render("rest_em/solve", prompt="What is 12 * 6?")
+    assert ask(Fake(), prompt).text.endswith("\nAnswer: 72")
 
 
 def test_replies_do_not_depend_on_the_order_of_their_arrival() -> None:

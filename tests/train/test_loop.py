@@ -98,6 +98,17 @@ def test_held_out_records_are_needed_to_look_at(tiny: Path, answers: list[Record
         replace(FAST, eval_every=2).fit(answers, student=tiny, out=out)
 
 
+def test_steps_are_taken_over_as_many_passes_as_that_is(tiny: Path, answers: list[Record], tmp_path: Path) -> None:
+    """24 records are a few steps an epoch: three steps stop within one, eleven go on into others."""
+    for steps in (3, 11):
+        SFT(steps=steps, lr=3e-3, length=128, accumulate=2).fit(answers, student=tiny, out=tmp_path / str(steps))
+        taken = metrics(tmp_path / str(steps))
+        assert [m["step"] for m in taken] == list(range(1, steps + 1)) and results(tmp_path / str(steps))[
+            "steps"
+        ] == steps
+        assert taken[-1]["lr"] < taken[0]["lr"] or steps == 3
+
+
 def test_an_average_follows_the_weights() -> None:
     weights = {"w": torch.tensor([8.0])}
     average = Average(weights, 0.75)

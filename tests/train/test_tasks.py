@@ -11,7 +11,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from kdaug.errors import ConfigError
 from kdaug.record import user
-from kdaug.train.tasks import exact_match, normalised, read_tasks, rouge_l
+from kdaug.train.tasks import answer, exact_match, normalised, read_tasks, rouge_l
 
 
 def written(folder: Path, *rows: dict[str, Any]) -> Path:
@@ -48,7 +48,11 @@ def test_the_right_choice_is_named_by_its_place_its_letter_or_its_text(tmp_path:
         ({"prompt": "q", "choices": ["a", "b"], "answer": 2}, "choice", r"\"answer\" is 2: .*0 to 1"),
         ({"prompt": "q", "choices": ["a", "b"]}, "choice", r"\"answer\" is None"),
         ({"question": "q", "answer": "a"}, "exact_match", "no shape has them"),
-        ({"prompt": "q", "completion": "a"}, "bleu", "no metric 'bleu': there are exact_match, rouge_l, choice"),
+        (
+            {"prompt": "q", "completion": "a"},
+            "bleu",
+            "no metric 'bleu': there are exact_match, answer, rouge_l, choice",
+        ),
     ],
 )
 def test_what_a_task_lacks_is_said_with_its_place(tmp_path: Path, row: dict[str, Any], metric: str, wrong: str) -> None:
@@ -65,6 +69,13 @@ def test_exact_match_forgives_form_and_nothing_else() -> None:
     assert exact_match("35", ["3.5"]) == 0
     assert exact_match("It is Rome", ["Rome"]) == 0
     assert exact_match("", ["Rome"]) == 0
+
+
+def test_answer_looks_at_what_a_reply_ends_in() -> None:
+    assert answer("5 + 5 is 10, so:\nAnswer: 10.0", ["#### 10"]) == 1
+    assert answer("The answer is **Rome**.", ["Milan", "rome"]) == 1
+    assert answer("10 is not the answer. Answer: 11", ["10"]) == 0
+    assert answer("", ["10"]) == 0
 
 
 def test_rouge_l_is_rouge_scores(tmp_path: Path) -> None:
