@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,14 +77,18 @@ class Plan:
         plain: dict[str, Any] = {
             name: getattr(self, name) for name in ("start", "steps", "growth", "history", "with_seeds", "grow")
         }
-        for name in ("train", "first"):
-            trainer: Any = getattr(self, name)
-            plain[name] = None if trainer is None else {type(trainer).__name__: dataclasses.asdict(trainer)}
-        if self.evaluate is not None:
-            content = hashlib.blake2b(self.evaluate.tasks.read_bytes(), digest_size=8).hexdigest()
-            plain["evaluate"] = {
-                "tasks": content,
-                "metric": self.evaluate.metric,
-                "max_tokens": self.evaluate.max_tokens,
-            }
+        plain |= {name: _settings(getattr(self, name)) for name in ("train", "first")}
+        if (measure := self.evaluate) is not None:
+            content = hashlib.blake2b(measure.tasks.read_bytes(), digest_size=8).hexdigest()
+            plain["evaluate"] = {"tasks": content, "metric": measure.metric, "max_tokens": measure.max_tokens}
         return plain
+
+
+def _settings(trainer: Any) -> dict[str, Any] | None:
+    """A trainer's fields, without those that a training may be resumed with another value of."""
+    if trainer is None:
+        return None
+    from kdaug.train.settings import described
+
+    fixed = {name: getattr(trainer, name) for name, about in described(type(trainer)).items() if not about["free"]}
+    return {type(trainer).__name__: fixed}
