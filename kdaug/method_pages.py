@@ -54,6 +54,10 @@ def page(method: Method) -> Iterator[str]:
                 yield f"  gate {part.name}"
             indent = "    " if part is not stage.generator else "  "
             yield from (f"{indent}{part.name}.{name}={_value(value)}" for name, value in settings(part))
+    if method.loop:
+        yield ""
+        yield "between the rounds"
+        yield from (f"  loop.{name}={_value(value)}" for name, value in method.loop.items())
     yield ""
     yield f"change any of them with --set PART.FIELD=VALUE; prompts: kdaug init --method {method.name} DIR"
     yield ""

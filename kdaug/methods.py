@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ NEEDS = {
     "white-box": "a teacher whose probabilities can be read: local or vllm",
     "raw-prompt": "a teacher that goes on from a bare text: local or vllm",
     "documents": "documents of yours in the place of seeds",
-    "training": "is trained between its rounds: kdaug loop",
+    "training": "a student of yours, trained between the rounds: kdaug loop",
 }
 REQUIRED = ("family", "algorithm", "skill", "paper", "faithful")
 FIELDS = (*REQUIRED, "departs", "needs")
@@ -47,7 +47,8 @@ FIELDS = (*REQUIRED, "departs", "needs")
 
 @dataclass(frozen=True)
 class Method:
-    """A method as its recipe has it. `seeds`: what the recipe names, or ""; `given`: roles that the recipe gives."""
+    """A method as its recipe has it. `seeds`: what the recipe names, or ""; `given`: roles that the recipe gives;
+    `loop`: how it is trained between its rounds."""
 
     name: str
     family: str
@@ -61,6 +62,7 @@ class Method:
     seeds: str
     stages: Sequence[Stage]
     given: tuple[str, ...] = ()
+    loop: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def roles(self) -> list[str]:
@@ -75,15 +77,17 @@ class Method:
     @property
     def command(self) -> str:
         """What runs it: every role is given that it cannot do without."""
-        words = [f"kdaug run {self.name}"]
+        trained = "training" in self.needs
+        words = [f"kdaug {'loop' if trained else 'run'} {self.name}"]
         if not self.seeds:
             words.append("--seeds seeds.jsonl")
         for role in self.roles:
             if role in self.given or (role == "judge" and "teacher" in self.roles):
                 continue
-            spec = "vllm:MODEL" if role == "student" or {"white-box", "raw-prompt"} & {*self.needs} else "openai:MODEL"
-            words.append(role_option(role, spec))
-        return " ".join([*words, f"--out runs/{self.name}"])
+            looked_into = role == "student" or {"white-box", "raw-prompt"} & {*self.needs}
+            spec = "vllm:MODEL" if looked_into else "openai:MODEL"
+            words.append(role_option(role, "MODEL" if trained and role == "student" else spec))
+        return " ".join([*words, f"--rounds 3 --out loops/{self.name}" if trained else f"--out runs/{self.name}"])
 
 
 def role_option(role: str, spec: str) -> str:
@@ -146,13 +150,14 @@ def method_of(file: RecipeFile) -> Method | None:
         seeds=str(file.values.get("seeds") or ""),
         stages=stages_in(file),
         given=tuple(roles) if isinstance(roles, dict) else (),
+        loop=file.values.get("loop") or {},
     )
 
 
 def settings(part: object) -> Iterator[tuple[str, Any]]:
     """A part's fields and their values, as the recipe has them."""
     if dataclasses.is_dataclass(part):
-        yield from ((field.name, getattr(part, field.name)) for field in dataclasses.fields(part) if field.init)
+        yield from ((one.name, getattr(part, one.name)) for one in dataclasses.fields(part) if one.init)
     else:
         yield from ((name, value) for name, value in vars(part).items() if not name.startswith("_"))
 

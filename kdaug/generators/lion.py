@@ -28,7 +28,8 @@ class Lion:
     hard. A record's `by` is `lion/hard` or `lion/easy`: `select: {balance: {n: …, by: by}}` takes as many of each. For
     what resembles an earlier instruction there is the gate `rouge`.
 
-    Drops `lion:unjudged` (an order without two legal marks), `lion:cut`, `lion:short`, `lion:words`, `lion:start`.
+    Drops `lion:unjudged` (an order without two legal marks), `lion:cut`, `lion:empty`, `lion:short`, `lion:words`,
+    `lion:start`.
     """
 
     gap: float = 1.0  # authors' code: 1.0 or more is hard
@@ -88,7 +89,7 @@ class Lion:
         answer = await generate(prompt, temperature=0.7, max_tokens=self.max_tokens)
         child = self._child(record, kind, prompt, [reply, answer])
         if answer.cut or not answer.text.strip():
-            return Discarded(child, Drop("lion:cut", {"text": "answer"}))
+            return Discarded(child, Drop("lion:cut" if answer.cut else "lion:empty", {"text": "answer"}))
         return child.scored(gap=gap)
 
     def _child(self, record: Record, kind: str, prompt: Messages, replies: Sequence[Completion]) -> Record:

@@ -35,7 +35,8 @@ class LLM2LLM:
     how the student is asked: a template of `rest_em/`, or nothing for the plain question.
 
     Drops `llm2llm:right` (the student can do it), `llm2llm:no_reference`, `llm2llm:not_a_seed`, `llm2llm:cut` (the last
-    question of a cut reply), `llm2llm:no_answer` (no final answer), `llm2llm:copy` (the question itself again).
+    question of a cut reply), `llm2llm:no_answer` (no final answer), `llm2llm:copy` (the question itself again),
+    `llm2llm:surplus` (more than `n`).
     """
 
     n: int = 1
@@ -80,7 +81,7 @@ class LLM2LLM:
         if not found:
             raise ParseError("questions", reply.text)
         made: list[Record | Discarded] = []
-        for place, (new, answer) in enumerate(found[: self.n]):
+        for place, (new, answer) in enumerate(found):
             child = seed.child(
                 by=self.name,
                 replies=[reply],
@@ -93,6 +94,8 @@ class LLM2LLM:
             last = place == len(found) - 1
             if reply.cut and last:
                 made.append(Discarded(child, Drop("llm2llm:cut")))
+            elif place >= self.n:
+                made.append(Discarded(child, Drop("llm2llm:surplus", {"n": self.n})))
             elif "####" not in answer or not final_answer(answer):
                 made.append(Discarded(child, Drop("llm2llm:no_answer")))
             elif new.split() == question.split():

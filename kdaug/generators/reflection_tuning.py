@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp
 from random import Random
 from typing import ClassVar, NamedTuple
@@ -40,8 +40,9 @@ class ReflectionTuning:
         if record.completion is None:
             return [Discarded(record, Drop("reflection_tuning:no_answer"))]
         reflect = Reflection(generate, self.temperature, self.max_tokens)
-        asked = await reflect.on_request(record) or record
-        return [await reflect.on_answer(asked) or asked.child(by=self.name)]
+        asked = await reflect.on_request(record)
+        answered = await reflect.on_answer(record, asked)
+        return [answered or asked or record]
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,13 @@ class SelectiveReflection:
         if record.completion is None:
             return [Discarded(record, Drop(f"{self.name}:no_answer"))]
         reflect = Reflection(generate, self.temperature, self.max_tokens)
-        taken = record
-        if (asked := await reflect.on_request(record)) and await ifd(asked, generate) > await ifd(record, generate):
-            taken = asked
-        answered = await reflect.on_answer(taken)
+        asked = await reflect.on_request(record)
+        if asked and not await ifd(asked, generate) > await ifd(record, generate):
+            asked = None
+        taken = asked or record
+        answered = await reflect.on_answer(record, asked)
         if answered is None or not (after := await r_ifd(answered, generate)) < await r_ifd(taken, generate):
-            return [Discarded(taken, Drop(f"{self.name}:unchanged", {"new_request": taken is asked}))]
+            return [Discarded(taken, Drop(f"{self.name}:unchanged", {"new_request": asked is not None}))]
         made = answered.scored(ifd=(before := await ifd(answered, generate)), r_ifd=after)
         if before >= 1:
             return [Discarded(made, Drop(f"{self.name}:ifd", {"score": before}))]
@@ -102,12 +104,21 @@ class Reflection(NamedTuple):
             by="reflection_tuning/instruction", replies=[reply], prompt=prompt, completion=assistant(found[1]), meta={}
         )
 
-    async def on_answer(self, record: Record) -> Record | None:
-        """The record with a better answer."""
-        reply, found = await self._ask("response", record, "Better Answer")
+    async def on_answer(self, record: Record, asked: Record | None) -> Record | None:
+        """The record with a better answer; where there is one that was `asked` better, that one, as the record's own
+        child: what nobody keeps is nobody's parent."""
+        now = asked or record
+        reply, found = await self._ask("response", now, "Better Answer")
         if not found:
             return None
-        return record.child(by="reflection_tuning/response", replies=[reply], completion=assistant(found[0]))
+        made = record.child(
+            by="reflection_tuning/response",
+            replies=[reply],
+            prompt=now.prompt,
+            completion=assistant(found[0]),
+            meta=now.meta,
+        )
+        return replace(made, replies=(*asked.replies, *made.replies)) if asked else made
 
     async def _ask(self, template: str, record: Record, *sections: str) -> tuple[Completion, list[str]]:
         asked = render(
