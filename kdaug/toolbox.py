@@ -1,0 +1,166 @@
+"""A toolbox: tools that are defined, and what comes of calling them.
+
+Functions of a `.py` file run in the sandbox, since a model chose their arguments; those of an importable module of the
+user's run here, tools of langchain-core and of an MCP server where they live. A file of definitions alone can be called
+by nobody: who needs observations then has a model make them up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from kdaug.errors import ConfigError
+from kdaug.record import Json, ToolCall
+from kdaug.sandbox import Limits, Sandbox
+from kdaug.tool_definitions import Definition, definitions, kind_of, mcp_client, text_of_file, tools_at
+
+Status = Literal["ok", "unknown", "invalid", "error"]
+CUT = 1024  # characters of an observation: ToolLLM, arXiv 2307.16789, authors' code
+
+_CALL = """
+import json, sys
+name, arguments = json.load(sys.stdin)
+import functions
+print("\\n" + json.dumps(getattr(functions, name)(**arguments), ensure_ascii=False))
+"""
+
+
+class Call(NamedTuple):
+    name: str
+    arguments: Any  # a JSON value; of a right call an object
+
+    def to_json(self) -> Json:
+        return {"name": self.name, "arguments": self.arguments}
+
+
+class Observation(NamedTuple):
+    """What a call gave: `unknown`, there is no such tool; `invalid`, its arguments are wrong; `error`, it failed."""
+
+    status: Status
+    text: str
+
+
+@dataclass(frozen=True)
+class Toolbox:
+    """The tools of `source` (see `definitions`)."""
+
+    source: str
+
+    @cached_property
+    def definitions(self) -> tuple[Definition, ...]:
+        return definitions(self.source)
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Definition]:
+        return {definition.name: definition for definition in self.definitions}
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of what the tools are, for a recipe's fingerprint."""
+        text = text_of_file(self.source) if kind_of(self.source) == "file" else ""
+        body = orjson.dumps([d.to_json() for d in self.definitions], option=orjson.OPT_SORT_KEYS) + text.encode()
+        return blake2b(body, digest_size=8).hexdigest()
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ("sandbox",) if kind_of(self.source) == "file" else ()
+
+    @property
+    def callable(self) -> bool:
+        return kind_of(self.source) != "document"
+
+    def flaw(self, call: Call, offered: Sequence[Definition] | None = None) -> Observation | None:
+        """What is wrong with a call before it is made; `offered`: the tools that may be called (all of them)."""
+        known = self.by_name if offered is None else {definition.name: definition for definition in offered}
+        if call.name not in known:  # by its whole name: a suffix or an empty name would fit a wrong tool
+            return Observation("unknown", f"there is no tool {call.name!r}")
+        wrong = known[call.name].flaw(call.arguments)
+        return Observation("invalid", wrong) if wrong else None
+
+    async def call(self, call: Call, offered: Sequence[Definition] | None = None) -> Observation:
+        """Checks a call and makes it. What a tool raises is an observation; nothing is raised but ConfigError."""
+        if wrong := self.flaw(call, offered):
+            return wrong
+        match kind_of(self.source):
+            case "file":
+                return await self._in_sandbox(call)
+            case "server":
+                return await self._at_server(call)
+            case "objects":
+                return await self._here(call)
+        raise ConfigError(f"the tools of {self.source} are defined and cannot be called")
+
+    async def _in_sandbox(self, call: Call) -> Observation:
+        sandbox = Sandbox(Limits(cpu=2, wall=10.0, memory=256))
+        stdin = orjson.dumps([call.name, call.arguments]).decode()
+        ended = await sandbox.run(_CALL, stdin=stdin, files={"functions.py": text_of_file(self.source)})
+        if ended.exit == "ok":
+            return Observation("ok", ended.stdout.rstrip("\n").rpartition("\n")[2])
+        last = ended.stderr.strip().rpartition("\n")[2]
+        return Observation("error", last if ended.exit == "error" else f"ended by the sandbox: {ended.exit}")
+
+    async def _here(self, call: Call) -> Observation:
+        tool = dict(zip(self.by_name, tools_at(self.source), strict=True))[call.name]
+        failures: tuple[type[Exception], ...] = (*_FAILURES, *_refusals(tool))
+        try:
+            if hasattr(tool, "ainvoke"):
+                return Observation("ok", _told(await tool.ainvoke(dict(call.arguments))))
+            if inspect.iscoroutinefunction(tool):
+                return Observation("ok", _told(await tool(**call.arguments)))
+            return Observation("ok", _told(await asyncio.to_thread(tool, **call.arguments)))
+        except failures as e:
+            return Observation("error", f"{type(e).__name__}: {e}")
+
+    async def _at_server(self, call: Call) -> Observation:
+        from mcp import MCPError
+
+        try:
+            async with mcp_client(self.source) as client:
+                found = await client.call_tool(call.name, dict(call.arguments))
+        except (MCPError, OSError, ExceptionGroup) as e:
+            return Observation("error", f"{type(e).__name__}: {e}")
+        text = "\n".join(part.text for part in found.content if getattr(part, "type", "") == "text")
+        return Observation("error" if found.is_error else "ok", text)
+
+
+# What a tool says by raising; anything else is a fault of the tool, and ends the run as any other.
+_FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def _refusals(tool: Any) -> tuple[type[Exception], ...]:
+    if not hasattr(tool, "ainvoke"):
+        return ()
+    from langchain_core.tools import ToolException
+
+    return (ToolException,)
+
+
+def _told(value: Any) -> str:
+    try:
+        return value if isinstance(value, str) else orjson.dumps(value).decode()
+    except TypeError:
+        return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address differs from run to run
+
+
+def same_calls(left: Sequence[Call], right: Sequence[Call]) -> bool:
+    """Whether two lists hold the same calls, each as often, in whatever order: parallel calls have none."""
+    return _counted(left) == _counted(right)
+
+
+def _counted(calls: Sequence[Call]) -> Counter[bytes]:
+    return Counter(orjson.dumps([call.name, call.arguments], option=orjson.OPT_SORT_KEYS) for call in calls)
+
+
+def tool_call(call: Call, number: int) -> ToolCall:
+    """As a message of the assistant holds it; the id depends on its place alone."""
+    return ToolCall(f"call_{number}", call.name, orjson.dumps(call.arguments).decode())

@@ -1,0 +1,194 @@
+"""Tools are read from every kind of source, a wrong call is known before it is made, and a right one is made."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdaug.errors import ConfigError
+from kdaug.tool_definitions import Definition, definitions
+from kdaug.toolbox import Call, Observation, Toolbox, same_calls
+
+ADD = Definition(
+    "add",
+    "",
+    {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}, "required": ["a", "b"]},
+)
+
+
+def half(of: int) -> float:
+    """Halves a number.
+
+    of: the number
+    """
+    if of == 13:
+        raise ValueError("thirteen is unlucky")
+    return of / 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ({"a": 1, "b": 2}, None),
+        ({"a": 1}, "'b' is a required property (at $)"),
+        ({"a": 1, "b": 2, "c": 3}, "unknown argument c"),
+        ({"a": 1, "b": "2"}, "'2' is not of type 'integer' (at $.b)"),
+        ([1, 2], "the arguments are no object"),
+        ("a=1", "the arguments are no object"),
+    ],
+)
+def test_a_wrong_call_is_known_by_its_schema(arguments: Any, wrong: str | None) -> None:
+    assert ADD.flaw(arguments) == wrong
+
+
+def test_parallel_calls_have_no_order_but_a_number() -> None:
+    one, two = Call("f", {"a": 1, "b": 2}), Call("f", {"a": 2})
+    assert same_calls([one, two], [two, Call("f", {"b": 2, "a": 1})])
+    assert not same_calls([one], [one, one])
+    assert not same_calls([one], [two])
+
+
+def test_functions_of_a_file_are_read_without_being_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from typing import Literal\nraise SystemExit\n\ndef _hidden(): ...\n\n"
+        'def paint(colour: Literal["red", "blue"], sizes: list[float], note: str | None = None, *, far: bool, x=1):\n'
+        '    """Paints it.\n\n    colour: which one\n    """\n'
+    )
+    (paint,) = definitions(str(file))
+    assert paint.name == "paint" and paint.description == "Paints it."
+    assert paint.parameters["properties"] == {
+        "colour": {"enum": ["red", "blue"], "description": "which one"},
+        "sizes": {"type": "array", "items": {"type": "number"}},
+        "note": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "x": {},
+        "far": {"type": "boolean"},
+    }
+    assert paint.required == ("colour", "sizes", "far")
+
+
+def test_an_openapi_document(tmp_path: Path) -> None:
+    document = {
+        "openapi": "3.0.0",
+        "paths": {
+            "/pets/{id}": {
+                "parameters": [{"$ref": "#/components/parameters/Id"}],
+                "get": {"operationId": "getPet", "summary": "A pet.", "parameters": [
+                    {"name": "full", "in": "query", "schema": {"type": "boolean"}, "description": "all of it"}]},
+                "put": {"requestBody": {"content": {"application/json": {
+                    "schema": {"$ref": "#/components/schemas/Pet"}}}}},
+            }
+        },
+        "components": {
+            "parameters": {"Id": {"name": "id", "in": "path", "required": True, "schema": {"type": "integer"}}},
+            "schemas": {"Pet": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+        },
+    }  # fmt: skip
+    (file := tmp_path / "api.json").write_text(json.dumps(document))
+    get, put = definitions(str(file))
+    assert (get.name, get.description, get.required) == ("getPet", "A pet.", ("id",))
+    assert get.parameters["properties"]["full"] == {"description": "all of it", "type": "boolean"}
+    assert put.name == "put_pets_id" and set(put.required) == {"id", "name"}
+    document["paths"]["/pets/{id}"]["parameters"] = [{"$ref": "https://elsewhere.test/x.json"}]  # type: ignore[index] # JSON
+    file.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="leads out of the document"):
+        definitions(str(file))
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("[]", "holds no tool"),
+        ("{", "neither JSON nor YAML"),
+        ('{"a": 1}', "expected a list of tools"),
+        ('[{"name": "f"}, {"name": "f"}]', "two tools of the name f"),
+        ('[{"name": "two words"}]', "a name has letters"),
+        ('[{"name": "f", "parameters": {"type": "array"}}]', "are no object"),
+        ('[{"name": "f", "parameters": {"properties": {"a": {"type": "text"}}}}]', "no JSON schema"),
+    ],
+)
+def test_what_is_no_source_of_tools_is_said_in_a_line(tmp_path: Path, text: str, wrong: str) -> None:
+    (file := tmp_path / "tools.json").write_text(text)
+    with pytest.raises(ConfigError, match=wrong):
+        definitions(str(file))
+
+
+def test_sources_that_are_not_there() -> None:
+    for source, wrong in {
+        "none.json": "no file",
+        "weather": "package.module",
+        "no_such:thing": "imported",
+        "mcp:": "which",
+    }.items():
+        with pytest.raises(ConfigError, match=wrong):
+            definitions(source)
+
+
+def answers(toolbox: Toolbox, *calls: Call) -> list[Observation]:
+    async def ask() -> list[Observation]:
+        return [await toolbox.call(call) for call in calls]
+
+    return asyncio.run(ask())
+
+
+def test_the_users_own_functions_and_langchains_tools_are_called_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from langchain_core.tools import ToolException, tool
+
+    @tool
+    def double(of: int) -> int:
+        """Doubles a number."""
+        if of < 0:
+            raise ToolException("negative")
+        return 2 * of
+
+    module = type(sys)("my_tools")
+    module.mine = [half, double]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_tools", module)
+    toolbox = Toolbox("my_tools:mine")
+    assert [d.name for d in toolbox.definitions] == ["half", "double"] and toolbox.needs == ()
+    assert toolbox.by_name["double"].parameters["properties"]["of"]["type"] == "integer"
+    assert answers(
+        toolbox, Call("half", {"of": 3}), Call("half", {"of": 13}), Call("double", {"of": 4}),
+        Call("double", {"of": -1}),
+        Call("alf", {"of": 3}), Call("", {}), Call("half", {"of": 3, "by": 2}),
+    ) == [
+        ("ok", "1.5"), ("error", "ValueError: thirteen is unlucky"), ("ok", "8"), ("error", "ToolException: negative"),
+        ("unknown", "there is no tool 'alf'"), ("unknown", "there is no tool ''"), ("invalid", "unknown argument by"),
+    ]  # fmt: skip
+
+
+def test_functions_of_a_file_run_in_the_sandbox(tmp_path: Path) -> None:
+    (file := tmp_path / "f.py").write_text(
+        "def power(a: int, b: int) -> int:\n    print('noise')\n    return a ** b\n\n"
+        "def peek(path: str) -> str:\n    return open(path).read()\n"
+    )
+    toolbox = Toolbox(str(file))
+    assert toolbox.needs == ("sandbox",)
+    right, hidden = answers(toolbox, Call("power", {"a": 2, "b": 5}), Call("peek", {"path": str(file)}))
+    assert right == ("ok", "32")
+    assert hidden.status == "error" and "FileNotFoundError" in hidden.text
+
+
+def test_the_shipped_tools() -> None:
+    toolbox = Toolbox("tools.py")
+    assert "days_of_month" in toolbox.by_name and toolbox.by_name["days_of_month"].required == ("month",)
+    assert len(toolbox.digest) == 16
+
+
+@pytest.mark.slow  # starts a server, three times
+def test_an_mcp_server(tmp_path: Path) -> None:
+    pytest.importorskip("mcp")
+    (file := tmp_path / "server.py").write_text(
+        "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('toy')\n\n"
+        "@server.tool()\ndef add(a: int, b: int) -> int:\n    '''Adds.'''\n    return a + b\n\n"
+        "@server.tool()\ndef fail() -> str:\n    '''Fails.'''\n    raise ValueError('no')\n\nserver.run()\n"
+    )
+    toolbox = Toolbox(f"mcp:{sys.executable} {file}")
+    assert toolbox.by_name["add"].required == ("a", "b")
+    added, failed = answers(toolbox, Call("add", {"a": 1, "b": 2}), Call("fail", {}))
+    assert added == ("ok", "3") and failed.status == "error"
