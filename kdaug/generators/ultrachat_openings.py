@@ -28,7 +28,8 @@ class UltraChatOpenings:
     joined with it in one of four ways.
 
     More of a list than was asked for is left out; an opening that stood there before is discarded
-    (`ultrachat_openings:duplicate`). Raises ParseError("list") for a reply without a list.
+    (`ultrachat_openings:duplicate`), and so is one whose expansion was cut (`:cut`). Raises ParseError("list") for a
+    reply without a list.
     """
 
     sector: Literal["world", "writing", "material"] = "world"
@@ -61,19 +62,19 @@ class UltraChatOpenings:
         for one in subjects:
             requests, told = await self._list(self.sector, one, self.questions, generate)
             for request in requests:
-                text, replies = request, [*before, told]
+                text, replies, cut = request, [*before, told], False
                 if self.sector == "material":
                     text = render(f"{self.name}/joined", passage=subject, request=request, way=rng.randrange(WAYS))
                 elif self.sector == "writing" and rng.random() < self.detailed:
                     more = await self._say("detail", generate, request=request)
-                    text, replies = more.text.strip() or request, [*replies, more]
+                    text, replies, cut = more.text.strip() or request, [*replies, more], more.cut
                 child = record.child(
                     by=f"{self.name}/{self.sector}", replies=replies, prompt=user(text), completion=None,
                     rejected=None, label=None,
                 )  # fmt: skip
-                again = Discarded(child, Drop("ultrachat_openings:duplicate")) if text.casefold() in seen else None
+                what = "cut" if cut else "duplicate" if text.casefold() in seen else ""
                 seen.add(text.casefold())
-                made.append(again or child)
+                made.append(Discarded(child, Drop(f"{self.name}:{what}")) if what else child)
         return made
 
     async def _list(self, template: str, subject: str, count: int, generate: Generate) -> tuple[list[str], Completion]:

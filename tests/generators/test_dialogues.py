@@ -110,6 +110,11 @@ def test_requests_to_write_are_expanded_by_share() -> None:
     replies = [numbered("Write an ode.", "Write a toast."), "Write an ode to rain, for children, in ten lines.", " "]
     made, _ = run(UltraChatOpenings(sector="writing", questions=2, detailed=1.0), replies)
     assert [text_of(m.prompt) for m in made] == ["Write an ode to rain, for children, in ten lines.", "Write a toast."]
+    cut = Completion("Write an ode to the", finish_reason="length")
+    (made_of_a_cut,), _ = run(
+        UltraChatOpenings(sector="writing", questions=1, detailed=1.0), [numbered("Write an ode."), cut]
+    )
+    assert made_of_a_cut.drop.reason == "ultrachat_openings:cut"
     made, _ = run(UltraChatOpenings(sector="writing", questions=1, detailed=0.0), [numbered("Write an ode.")])
     assert text_of(made[0].prompt) == "Write an ode."
 
