@@ -7,6 +7,7 @@ returns what it found, perhaps nothing; its caller decides whether nothing is a 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 # What may stand before a label: list marks, headings, bold, an escape.
@@ -149,3 +150,55 @@ def _instance(piece: str) -> Instance | None:
 def _input(text: str) -> str:
     text = text.strip()
     return "" if _NOTHING.fullmatch(text) else text
+
+
+def sections(text: str, headings: Sequence[str]) -> list[str] | None:
+    """What stands below each of `headings`, which come in this order, each on a line of its own (or with text behind
+    its colon), in any case and markup; None where one is missing, out of order, or has nothing below it."""
+    starts: list[re.Match[str]] = []
+    for heading in headings:
+        name = re.escape(heading.strip("# []:*"))
+        line = re.compile(rf"^{_MARKS}\[?{name}\]?[*_\s]*(?:[:：]|$)[*_]*", re.IGNORECASE | re.MULTILINE)
+        found = line.search(text, starts[-1].end() if starts else 0)
+        if found is None:
+            return None
+        starts.append(found)
+    ends = [start.start() for start in starts[1:]] + [len(text)]
+    bodies = [text[start.end() : end].strip() for start, end in zip(starts, ends, strict=True)]
+    return bodies if all(bodies) else None
+
+
+class Task(NamedTuple):
+    """A task of a numbered list with fields; `input` may be empty."""
+
+    instruction: str
+    input: str
+    output: str
+
+
+_TASK_FIELDS = re.compile(
+    rf"^{_MARKS}(?:\d+\s*[.)]\s*)?(instruction|input|output)[*_]*\s*:[*_]*", re.IGNORECASE | re.MULTILINE
+)
+_NO_INPUT = re.compile(r"<\s*no\s*input\s*>", re.IGNORECASE)
+
+
+def task_triples(text: str) -> list[Task | str]:
+    """Alpaca's list: blocks between lines of `###`, each with "N. Instruction:", "N. Input:" and "N. Output:" once
+    and in this order (Stanford Alpaca, authors' code). A block that lacks this form is given as its text.
+
+    The first block goes on from the end of the prompt, so it may lack its number, and its label too. Numbers are not
+    compared: a model that miscounts has done no harm.
+    """
+    found: list[Task | str] = []
+    for place, block in enumerate(re.split(r"^\s*###\s*$|###", text, flags=re.MULTILINE)):
+        if not block.strip(" \n\t.0123456789"):
+            continue
+        pieces = _TASK_FIELDS.split(block)
+        if place == 0 and [p.lower() for p in pieces[1::2]] == ["input", "output"] and pieces[0].strip():
+            pieces = ["", "instruction", *pieces]
+        if pieces[0].strip() or [p.lower() for p in pieces[1::2]] != ["instruction", "input", "output"]:
+            found.append(block.strip())
+            continue
+        instruction, given, output = (piece.strip() for piece in pieces[2::2])
+        found.append(Task(instruction, "" if _NO_INPUT.search(given) else _input(given), output))
+    return found

@@ -37,6 +37,10 @@ GENERATORS = {
     "self_instruct": "kdaug.generators.self_instruct:SelfInstruct",
     "instances": "kdaug.generators.instances:Instances",
     "evol_instruct": "kdaug.generators.evol_instruct:EvolInstruct",
+    "alpaca": "kdaug.generators.alpaca:Alpaca",
+    "evol_code": "kdaug.generators.evol_code:EvolCode",
+    "evol_math": "kdaug.generators.evol_math:EvolMath",
+    "auto_evol": "kdaug.generators.auto_evol:AutoEvol",
     "feedback": "kdaug.generators.feedback:Feedback",
     "lion": "kdaug.generators.lion:Lion",
     "llm2llm": "kdaug.generators.llm2llm:LLM2LLM",
@@ -68,6 +72,7 @@ GENERATORS = {
 GATES = {
     "copies": "kdaug.gates.copies:Copies",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
+    "product": "kdaug.gates.product:Product",
     "rouge": "kdaug.gates.rouge:Rouge",
     "minhash": "kdaug.gates.minhash:MinHash",
     "dedup": "kdaug.gates.dedup:Dedup",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from unicodedata import normalize
 
 # Scripts written without spaces: every character counts as a word of its own.
@@ -43,3 +44,12 @@ def ascii_words(text: str) -> list[str]:
 def count_words(text: str) -> int:
     """What a person calls the number of words: pieces between spaces, single characters where there are no spaces."""
     return len(_PIECE.findall(text))
+
+
+def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
+    """ROUGE-L F1 of two texts by their words: 2 LCS / (m + n); 0 where either has none."""
+    from rapidfuzz.distance import LCSseq
+
+    if not one or not other:
+        return 0.0
+    return 2 * LCSseq.similarity(one, other) / (len(one) + len(other))

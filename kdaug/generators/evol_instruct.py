@@ -103,7 +103,7 @@ class EvolInstruct:
             return Discarded(child, drop)
 
         try:
-            question = converse(f"{self.name}/equal", first=given, second=evolved)
+            question = converse("evol_instruct/equal", first=given, second=evolved)
             verdict = await generate(question, role="judge", temperature=0.0, max_tokens=self.max_tokens)
             if parse_choice(verdict.text, ("equal", "not equal")) == "equal":
                 return Discarded(child, Drop("evol_instruct:no_gain", {"verdict": verdict.text}))

@@ -152,6 +152,14 @@ def _plausible(request: Request) -> str:
         return rng.choice(["Yes", "No"])
     if "Class label:" in asked:
         return "\n".join(f"Class label: {label}\nInput: {_sentence(rng, 8)}" for label in ("first", "second"))
+    if headings := re.search(r"headings, in this order[^:\n]*: (.+)", asked):
+        return "\n\n".join(f"{name}\n{_sentence(rng, 12)}" for name in re.findall(r'"([^"]+)"', headings[1]))
+    if begin := re.search(r'Begin your reply with "([^"\n]+:)"', asked):
+        return f"{begin[1]} {_sentence(rng, 14)}"
+    if triples := re.search(r'Go on with "(\d+)\. Instruction:"', asked):
+        first = int(triples[1])
+        made = [_triple(n, rng) for n in range(first, first + 4)]
+        return "\n###\n".join(made)
     if 'Begin your reply with "Example 1"' in asked:
         return "\n".join(f"Example {n}\nInput: {_sentence(rng, 8)}\nOutput: {_sentence(rng, 8)}" for n in (1, 2))
     if "in one ```sql block" in asked:
@@ -169,6 +177,12 @@ def _program(asked: str, rng: Random) -> str:
         tests = (f"def test_{name}_{n}():\n    assert isinstance({name}({n}), str)" for n in range(1, 4))
         return "\n\n".join(tests)
     return f"def {name}(*given, **named):\n    return {_sentence(rng, 5)!r}"
+
+
+def _triple(number: int, rng: Random) -> str:
+    given = rng.choice(["<noinput>", _sentence(rng, 8)])
+    texts = {"Instruction": _sentence(rng, 9), "Input": given, "Output": _sentence(rng, 12)}
+    return "\n".join(f"{number}. {label}: {text}" for label, text in texts.items())
 
 
 def _example(schema: Any, root: Any, rng: Random) -> Json:  # Any: a JSON schema, which is known to be one
