@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from kdaug.dataset import Dataset, is_dataset
+from kdaug.documents import documents_in, holds_documents, is_document, left_out
 from kdaug.errors import ConfigError, shorten
 from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
 from kdaug.seeds import Seeds
-from kdaug.shapes import BadRow, Shape, read_row, shape_of
+from kdaug.shapes import DOCUMENT, BadRow, Shape, read_row, shape_of
 
 if TYPE_CHECKING:
     import datasets
@@ -38,7 +39,8 @@ class Garbled:
 
 
 def read(source: str | Path, *, split: str = "train", config: str | None = None) -> Seeds:
-    """All records of a file (.jsonl .json .csv .tsv .parquet .yaml), a dataset or run folder, or a dataset of the Hub.
+    """All records of a file (.jsonl .json .csv .tsv .parquet .yaml), a dataset or run folder, a dataset of the Hub, or
+    a folder of documents (`kdaug.documents`), a record each.
 
     `split` and `config` choose within a dataset; of kdaug's own, `config` is the kind. Raises ConfigError that names
     the place, what is wrong there, and the way out.
@@ -55,6 +57,8 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
         unread.update((name, None) for name in row if name not in known)
         number += 1
     notes = []
+    if shape is DOCUMENT and (folder := Path(source).expanduser()).is_dir() and (others := left_out(folder)):
+        notes.append(others)
     if number > len(kept):
         notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
     if unread:
@@ -120,6 +124,9 @@ def _rows(source: str | Path, split: str, config: str | None) -> Iterator[Placed
         if path.is_dir():
             yield from _folder(path, split, config)
         elif path.exists():
+            if is_document(path):
+                yield from documents_in(path)
+                return
             if path.suffix.lower() not in _READERS:
                 raise ConfigError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {_ENDINGS}")
             yield from _READERS[path.suffix.lower()](path)
@@ -262,7 +269,9 @@ def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:
     files = files_of(path, split, config)
     for file in files:
         yield from _parquet(file)
-    if not files:
+    if not files and holds_documents(path):
+        yield from documents_in(path)
+    elif not files:
         yield from _datasets(str(path), split, config)
 
 

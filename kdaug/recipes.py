@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 
 from kdaug import prompts
 from kdaug.curate import curating, stages_of
+from kdaug.documents import Chunks, Snippets
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.plain_yaml import plain_yaml
@@ -39,6 +40,13 @@ GENERATORS = {
     "evol_instruct": "kdaug.generators.evol_instruct:EvolInstruct",
     "alpaca": "kdaug.generators.alpaca:Alpaca",
     "evol_code": "kdaug.generators.evol_code:EvolCode",
+    "agent_instruct": "kdaug.generators.agent_instruct:AgentInstruct",
+    "document_qa": "kdaug.generators.document_qa:DocumentQA",
+    "document_summary": "kdaug.generators.document_summary:DocumentSummary",
+    "humpback": "kdaug.generators.humpback:Humpback",
+    "swap": "kdaug.generators.humpback:Swap",
+    "tag": "kdaug.generators.humpback:Tag",
+    "oss_instruct": "kdaug.generators.oss_instruct:OssInstruct",
     "evol_math": "kdaug.generators.evol_math:EvolMath",
     "auto_evol": "kdaug.generators.auto_evol:AutoEvol",
     "feedback": "kdaug.generators.feedback:Feedback",
@@ -73,6 +81,7 @@ GATES = {
     "copies": "kdaug.gates.copies:Copies",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "product": "kdaug.gates.product:Product",
+    "same_text": "kdaug.gates.same_text:SameText",
     "rouge": "kdaug.gates.rouge:Rouge",
     "minhash": "kdaug.gates.minhash:MinHash",
     "dedup": "kdaug.gates.dedup:Dedup",
@@ -121,7 +130,7 @@ TRAINERS = {
     "preference": "kdaug.train.preference:Preference",
     "dpo": "kdaug.train.preference:Preference",
 }
-SOURCES = {"each": Each, "growing_pool": GrowingPool}
+SOURCES = {"each": Each, "growing_pool": GrowingPool, "chunks": Chunks, "snippets": Snippets}
 ENTRY_POINTS = "kdaug.parts"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

@@ -99,7 +99,8 @@ class Record:
     `teachers` every model whose words are in it (their terms follow it), `replies` the journal keys of the replies
     that it itself was made from (those of its parents are theirs). `meta` is the user's: kdaug itself writes only
     `instruction` and `input` there, the two halves of a prompt in Alpaca's shape, `mixed_from`, the dataset that `mix`
-    drew it from, and `tags`, which the gate of that name found.
+    drew it from, `tags`, which the gate of that name found, `document`, the place in a file that the record is made of
+    (kdaug/documents.py), and `attributes`, which the source of that name drew.
     """
 
     prompt: Messages

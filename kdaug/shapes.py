@@ -155,6 +155,11 @@ def _conversation(row: Row, messages: Messages) -> Record:
     return Record(prompt=prompt, completion=completion, tools=_tools(row), meta=_meta(row))
 
 
+def _document(row: Row) -> Record:
+    return Record(prompt=user(_text(row, "document")), meta=_meta(row))
+
+
+DOCUMENT = Shape("documents", ("document",), ("meta",), _document)
 # The first that fits is taken, so the more telling stand first.
 SHAPES = (
     Shape(
@@ -175,6 +180,7 @@ SHAPES = (
     Shape("ShareGPT", ("conversations",), ("system", "tools", "meta"), _sharegpt),
     Shape("alpaca", ("instruction",), ("input", "output", "system", "history", "meta"), _alpaca),
     Shape("prompt/completion", ("prompt",), ("completion", "tools", "meta"), _prompt_completion),
+    DOCUMENT,
 )
 
 

@@ -184,7 +184,7 @@ def test_json_lines_in_a_json_file_are_read_too(tmp_path: Path) -> None:
         ("a.yaml", "- prompt: a\n  - b: [\n", r"a\.yaml:2: no YAML"),
         ("a.yaml", "prompt: a", r"a\.yaml: no list of records"),
         ("a.parquet", "PAR1", r"a\.parquet: no Parquet file that can be read"),
-        ("a.txt", "a", r"a\.txt: cannot read \.txt; give \.jsonl, "),
+        ("a.log", "a", r"a\.log: cannot read \.log; give \.jsonl, "),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, name: str, content: str | bytes, said: str) -> None:

@@ -117,7 +117,7 @@ def _plausible(request: Request) -> str:
     if request.sampling.schema is not None:
         ((kind, wanted),) = request.sampling.schema.items()
         if kind == "json":
-            return json.dumps(_example(wanted, wanted, rng))
+            return json.dumps(_example(wanted, wanted, rng, asked))
         return str(rng.choice(wanted)) if isinstance(wanted, list) else _sentence(rng, 3)  # a regex is beyond it
     if asked.endswith("\n#### 72"):
         return f"Question 1: {_sentence(rng, 12)}\nAnswer 1: {_sentence(rng, 12)}\n#### {rng.randint(1, 99)}"
@@ -185,30 +185,42 @@ def _triple(number: int, rng: Random) -> str:
     return "\n".join(f"{number}. {label}: {text}" for label, text in texts.items())
 
 
-def _example(schema: Any, root: Any, rng: Random) -> Json:  # Any: a JSON schema, which is known to be one
+def _example(schema: Any, root: Any, rng: Random, asked: str) -> Json:  # Any: a JSON schema, which is known to be one
     """A value that most schemas of the kind that pydantic writes allow: bounds and patterns are not looked at."""
     if "$ref" in schema:
         found = root
         for name in schema["$ref"].split("/")[1:]:
             found = found[name]
-        return _example(found, root, rng)
+        return _example(found, root, rng, asked)
     for several in ("anyOf", "oneOf", "allOf"):
         if several in schema:
-            return _example(schema[several][0], root, rng)
+            return _example(schema[several][0], root, rng, asked)
     if "const" in schema or "enum" in schema:
         return schema["const"] if "const" in schema else rng.choice(schema["enum"])  # type: ignore[no-any-return] # JSON
     match schema.get("type", "object"):
         case "object":
-            return {name: _example(inner, root, rng) for name, inner in schema.get("properties", {}).items()}
+            return {name: _example(inner, root, rng, asked) for name, inner in schema.get("properties", {}).items()}
         case "array":
-            return [_example(schema.get("items", {}), root, rng) for _ in range(max(1, schema.get("minItems", 0)))]
+            return [
+                _example(schema.get("items", {}), root, rng, asked) for _ in range(max(1, schema.get("minItems", 0)))
+            ]
         case "integer" | "number":
             return int(schema.get("minimum", rng.randint(1, 5)))
         case "boolean":
             return rng.choice([True, False])
         case "null":
             return None
+    if re.search("copied from|own words", schema.get("description", "")):
+        return _excerpt(asked, rng)
     return _sentence(rng, 3)
+
+
+def _excerpt(asked: str, rng: Random) -> str:
+    """Some words in a row of the document that the prompt shows."""
+    shown = re.findall(r"<document>\n(.*?)\n</document>", asked, re.DOTALL)
+    words = (shown[-1] if shown else asked).split()
+    start = rng.randrange(max(1, len(words) - 12))
+    return " ".join(words[start : start + 12])
 
 
 def _sentence(rng: Random, words: int) -> str:
