@@ -201,9 +201,8 @@ def _example(schema: Any, root: Any, rng: Random, asked: str) -> Json:  # Any: a
         case "object":
             return {name: _example(inner, root, rng, asked) for name, inner in schema.get("properties", {}).items()}
         case "array":
-            return [
-                _example(schema.get("items", {}), root, rng, asked) for _ in range(max(1, schema.get("minItems", 0)))
-            ]
+            count = max(1, schema.get("minItems", 0), min(3, schema.get("maxItems", 1)))
+            return [_example(schema.get("items", {}), root, rng, asked) for _ in range(count)]
         case "integer" | "number":
             return int(schema.get("minimum", rng.randint(1, 5)))
         case "boolean":
