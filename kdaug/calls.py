@@ -28,6 +28,7 @@ from kdaug.record import Json, Message
 from kdaug.structured import Form, form_of
 from kdaug.teacher import (
     Completion,
+    Continues,
     Request,
     Sampling,
     SamplingArgs,
@@ -39,6 +40,8 @@ from kdaug.teacher import (
     as_schema,
     holds_back,
     lets_go,
+    needs_raw_prompts,
+    takes_raw_prompts,
 )
 
 Result = TypeVar("Result")
@@ -304,12 +307,15 @@ class Scope:
         tools: Sequence[Json] = (),
         logprobs: int = 0,
         weigh: Sequence[str] = (),
+        continues: Continues = "assistant",
         **sampling: Unpack[SamplingArgs],
     ) -> Completion:
         if "stop" in sampling:
             sampling["stop"] = tuple(sampling["stop"])
         how = Sampling(schema=as_schema(schema), logprobs=logprobs, **sampling)  # type: ignore[arg-type] # stop is a tuple now
-        request = Request(as_messages(prompt), how, tuple(tools), weigh=tuple(weigh))
+        request = Request(as_messages(prompt), how, tuple(tools), weigh=tuple(weigh), continues=continues)
+        if continues != "assistant" and not takes_raw_prompts(self._calls.teacher(role)):
+            raise needs_raw_prompts(self._calls.teacher(role), role)
         form = None if how.schema is None else form_of(how.schema)
         if form is not None:
             request = form.asked(request)

@@ -17,7 +17,9 @@ import orjson
 
 from kdaug.errors import BadRequest, ConfigError
 from kdaug.record import Json, Message, Messages
+from kdaug.teacher import Continues
 
+MARK, SYSTEM_MARK = "KDAUG-7c1f-USER", "KDAUG-7c1f-SYSTEM"  # stand for a turn's words where a template is taken apart
 OPENING = 8  # tokens at the end of a prompt in which an opened tag stands, also where it is no token of its own
 # Qwen3, DeepSeek-R1 and others; the opening tag may be part of the prompt.
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
@@ -100,6 +102,45 @@ class Chat:
         ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
         return ids
 
+    def open_user(self, messages: Messages = ()) -> str:
+        """The text up to and including the header of a further turn of the user: what a model goes on from that is to
+        write the user's words (Magpie, arXiv 2406.08464, §2.1). Byte for byte what the template writes.
+
+        A system message that the template makes up by itself, where the conversation has none, is left out: it would
+        steer what is to come out of nothing. Raises BadRequest where the template rejects it.
+        """
+        text = _before(self.render((*messages, Message("user", MARK))))
+        if any(m.role == "system" for m in messages):
+            return text
+        return self._without_own_system(text, messages)
+
+    def _without_own_system(self, text: str, messages: Messages) -> str:
+        """`text` less the system turn that the template writes without being told; as it is where there is none."""
+        try:
+            told = self.render((Message("system", SYSTEM_MARK), *messages, Message("user", MARK)))
+            alone = self.render((Message("user", MARK),))
+        except BadRequest:
+            return text  # it knows no system messages, so it makes none up
+        opening, _, rest = _before(told).partition(SYSTEM_MARK)
+        ending = alone.partition(MARK)[2]  # how a turn ends
+        own = len(text) - len(opening) - len(rest)
+        if not rest.startswith(ending) or own <= 0 or not (text.startswith(opening) and text.endswith(rest)):
+            return text
+        begin = self.tokenizer.bos_token or ""
+        return (begin if opening.startswith(begin) else "") + rest[len(ending) :]
+
+    def tokens_of(self, messages: Messages, continues: Continues) -> list[int]:
+        """The token ids that a reply goes on from: see `Request.continues`."""
+        if continues == "assistant":
+            return self.ask(messages)
+        if continues == "user":
+            ids: list[int] = self.tokenizer(self.open_user(messages), add_special_tokens=False)["input_ids"]
+            return ids
+        if len(messages) != 1:
+            raise BadRequest("a bare text to go on from is one message")
+        bare: list[int] = self.tokenizer(messages[0].content)["input_ids"]
+        return bare
+
     def opens_thought(self, ids: Sequence[int]) -> bool:
         """Whether a prompt ends in an opened think tag (DeepSeek-R1, QwQ): the reply begins within the thought."""
         return str(self.tokenizer.decode(ids[-OPENING:])).rstrip().endswith("<think>")
@@ -175,6 +216,11 @@ def split_thought(text: str, opened: bool = False) -> tuple[str, str]:
     if opened or text.lstrip().startswith("<think>"):  # cut off while it thought
         return text.lstrip().removeprefix("<think>").strip(), ""
     return "", text
+
+
+def _before(text: str) -> str:
+    """What stands before the last mark of the user's words."""
+    return text[: text.rindex(MARK)]
 
 
 def _answer_start(text: str, before: str, asked: str) -> int | None:

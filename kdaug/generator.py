@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from kdaug.errors import ParseError, TeacherError
 from kdaug.record import Discarded, Json, Message, Record
-from kdaug.teacher import Completion, SamplingArgs, TokenLogprobs
+from kdaug.teacher import Completion, Continues, SamplingArgs, TokenLogprobs
 
 T = TypeVar("T")
 
@@ -28,6 +28,10 @@ class Generate(Protocol):
     `weigh` are short words of which the reply is to be one, such as the marks of a scale: `reply.weights` are their
     probabilities, from teachers that can tell.
 
+    `continues="user"` has the model write the next turn of the user, `continues="text"` what follows on a bare text;
+    a teacher behind a chat API cannot, which is a ConfigError before any call. A part that asks so names the roles in
+    an attribute `raw_roles`, and the run is refused before it begins.
+
     Raises a `TeacherError` when no answer can be had. Let it and a ParseError pass: the engine makes it a drop or ends
     the run.
     """
@@ -41,6 +45,7 @@ class Generate(Protocol):
         tools: Sequence[Json] = (),
         logprobs: int = 0,
         weigh: Sequence[str] = (),
+        continues: Continues = "assistant",
         **sampling: Unpack[SamplingArgs],
     ) -> Completion: ...
 

@@ -24,7 +24,7 @@ from kdaug.seeds import ids_of
 from kdaug.selector import Selector
 from kdaug.source import Source
 from kdaug.stage import Stage
-from kdaug.teacher import Sampling, Teacher
+from kdaug.teacher import Sampling, Teacher, needs_raw_prompts, takes_raw_prompts
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,10 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
                     raise ConfigError(
                         f"{part.name} asks the role {role!r}: give one with --{role} (or {role}= in Python)"
                     )
+            for role in getattr(part, "raw_roles", ()):
+                teacher = teachers.get(role) or teachers["teacher"]
+                if not takes_raw_prompts(teacher):
+                    raise needs_raw_prompts(teacher, role)
 
 
 def _check_sandbox(part: Generator | Gate) -> None:

@@ -47,6 +47,7 @@ GENERATORS = {
     "swap": "kdaug.generators.humpback:Swap",
     "tag": "kdaug.generators.humpback:Tag",
     "oss_instruct": "kdaug.generators.oss_instruct:OssInstruct",
+    "magpie": "kdaug.generators.magpie:Magpie",
     "evol_math": "kdaug.generators.evol_math:EvolMath",
     "auto_evol": "kdaug.generators.auto_evol:AutoEvol",
     "feedback": "kdaug.generators.feedback:Feedback",

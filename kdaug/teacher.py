@@ -22,6 +22,8 @@ Fit: TypeAlias = Literal["", "valid", "repaired", "wrong"]
 Result = TypeVar("Result")
 # {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
 Schema: TypeAlias = dict[str, Json]
+# What a reply goes on from: the conversation, as its assistant or as its user, or the bare text of its one message.
+Continues: TypeAlias = Literal["assistant", "user", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,10 @@ class Request:
     `weigh`: short words of which the reply is to be one. A teacher that can say their probabilities gives them in
     `Completion.weights`; any other ignores it.
 
+    `continues`: whose words the reply is. "assistant": an answer; "user": the next turn of the user, from the model's
+    own chat template up to that turn; "text": what follows on the bare text of the one message, with no template at
+    all. The last two are for a teacher with `raw_prompt = True`.
+
     Three fields are no part of what is asked, so not of the digest either. `nonce` tells apart equal requests of one
     run (a teacher may seed its sampling by it). `again` is awaited by whoever sends this request once more, or one made
     of it, before he does, with the request to be sent and the error of the attempt before it (None where that had a
@@ -103,6 +109,7 @@ class Request:
     again: Again = field(default=_uncounted, compare=False, repr=False)
     until: Until = field(default=patiently, compare=False, repr=False)
     weigh: tuple[str, ...] = ()
+    continues: Continues = "assistant"
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {"messages": [m.to_json() for m in self.messages], "sampling": self.sampling}
@@ -110,13 +117,21 @@ class Request:
             plain["tools"] = list(self.tools)
         if self.weigh:
             plain["weigh"] = list(self.weigh)
+        if self.continues != "assistant":
+            plain["continues"] = self.continues
         return plain
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Request:
         how = {**plain["sampling"], "stop": tuple(plain["sampling"]["stop"])}
         messages = tuple(Message.from_json(m) for m in plain["messages"])
-        return cls(messages, Sampling(**how), tuple(plain.get("tools", ())), weigh=tuple(plain.get("weigh", ())))
+        return cls(
+            messages,
+            Sampling(**how),
+            tuple(plain.get("tools", ())),
+            weigh=tuple(plain.get("weigh", ())),
+            continues=plain.get("continues", "assistant"),
+        )
 
     def digest(self, teacher: str) -> str:
         """64 bits that stand for (teacher, request) in a journal key."""
@@ -226,6 +241,18 @@ class Teacher(Protocol):
 def holds_back(teacher: Teacher) -> bool:
     """Whether it sends nothing before it is told to by `flush`."""
     return bool(getattr(teacher, "holds_back", False))
+
+
+def takes_raw_prompts(teacher: Teacher) -> bool:
+    """Whether it can go on from a bare text, or as the user: it knows its model's tokens and template."""
+    return bool(getattr(teacher, "raw_prompt", False))
+
+
+def needs_raw_prompts(teacher: Teacher, role: str) -> ConfigError:
+    return ConfigError(
+        f"{teacher.name} cannot go on from a bare text or as the user, which the {role} is asked to: use local:MODEL "
+        "or vllm:MODEL, which know their model's chat template"
+    )
 
 
 def lets_go(teacher: Teacher) -> bool:

@@ -42,6 +42,7 @@ class Scripted:
         tools: Sequence[Any] = (),
         logprobs: int = 0,
         weigh: Sequence[str] = (),
+        continues: str = "assistant",
         **sampling: Any,
     ) -> Completion:
         messages = as_messages(prompt)
@@ -52,6 +53,8 @@ class Scripted:
             asked["tools"] = tuple(tools)
         if logprobs:
             asked["logprobs"] = logprobs
+        if continues != "assistant":
+            asked["continues"] = continues
         if weigh:
             asked["weigh"] = tuple(weigh)
         self.calls.append(Call(role, text_of(messages), messages, asked, self.scope))

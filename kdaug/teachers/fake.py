@@ -11,7 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from operator import add, mul, sub
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from kdaug.errors import BadRequest, TeacherError, shorten
 from kdaug.record import Json, Messages, text_of
@@ -49,6 +49,7 @@ class Fake:
     name: str = "fake"
     concurrency: int = 64
     calls: list[Request] = field(default_factory=list, init=False, repr=False)
+    raw_prompt: ClassVar[bool] = True
     peak: int = field(default=0, init=False)
     _flying: int = field(default=0, init=False, repr=False)
     _random: Random = field(default_factory=Random, init=False, repr=False)
@@ -112,7 +113,7 @@ def _completion(request: Request, text: str) -> Completion:
 def _plausible(request: Request) -> str:
     """A reply in the form that a prompt of the shipped templates asks for; otherwise a sentence of 12 to 40 made-up
     words, so that two of them are no near-duplicates."""
-    asked = request.messages[-1].content
+    asked = request.messages[-1].content if request.messages else ""
     rng = Random(f"{request.digest('fake')}/{request.nonce}")
     if request.sampling.schema is not None:
         ((kind, wanted),) = request.sampling.schema.items()

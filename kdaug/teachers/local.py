@@ -62,6 +62,7 @@ class Local:
     dtype: str = "auto"
     name: str = field(init=False)
     lets_go: ClassVar[bool] = True
+    raw_prompt: ClassVar[bool] = True
     _loaded: Loaded | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,7 @@ class Local:
         how, loaded = request.sampling, self._ready()
         if request.tools:
             raise ConfigError(f"{self.name} does not parse tool calls: use serve:MODEL")
-        ids = loaded.chat.ask(request.messages)
+        ids = loaded.chat.tokens_of(request.messages, request.continues)
         self._check_length(len(ids), how.max_tokens, request)
         try:
             seed = request.nonce if how.seed is None else how.seed

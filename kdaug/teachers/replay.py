@@ -35,6 +35,7 @@ class Replay:
     folder: Path
     role: str = "teacher"
     unbilled: ClassVar[bool] = True  # though its name is that of a teacher that may send bills
+    raw_prompt: ClassVar[bool] = True  # what was asked so is answered so
     name: str = field(init=False)
     concurrency: int = field(init=False)
     _journal: Journal | None = field(default=None, init=False, repr=False)

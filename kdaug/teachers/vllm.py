@@ -65,6 +65,8 @@ class VLLM:
     `if __name__ == "__main__":`.
     """
 
+    raw_prompt = True
+
     def __init__(
         self, model: str | None = None, concurrency: int | None = None, lora: str | None = None, **engine_args: Any
     ) -> None:
@@ -115,7 +117,7 @@ class VLLM:
         if request.tools:
             raise ConfigError(f"{self.name} does not parse tool calls: use serve:MODEL")
         (engine, chat), how = self._ready(), request.sampling
-        ids = chat.ask(request.messages)
+        ids = chat.tokens_of(request.messages, request.continues)
         context = engine.model_config.max_model_len
         if len(ids) + how.max_tokens > context:
             text = f"{len(ids)} tokens and max_tokens={how.max_tokens} are more than the context of {context}"
