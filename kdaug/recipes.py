@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from kdaug import prompts
+from kdaug.attributes import Attributes
 from kdaug.curate import curating, stages_of
 from kdaug.documents import Chunks, Snippets
 from kdaug.errors import ConfigError
@@ -48,6 +49,9 @@ GENERATORS = {
     "tag": "kdaug.generators.humpback:Tag",
     "oss_instruct": "kdaug.generators.oss_instruct:OssInstruct",
     "magpie": "kdaug.generators.magpie:Magpie",
+    "fusion": "kdaug.generators.fusion:Fusion",
+    "rewrite": "kdaug.generators.rewrite:Rewrite",
+    "attributed": "kdaug.generators.attributed:Attributed",
     "evol_math": "kdaug.generators.evol_math:EvolMath",
     "auto_evol": "kdaug.generators.auto_evol:AutoEvol",
     "feedback": "kdaug.generators.feedback:Feedback",
@@ -82,6 +86,7 @@ GATES = {
     "copies": "kdaug.gates.copies:Copies",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "product": "kdaug.gates.product:Product",
+    "coverage": "kdaug.gates.coverage:Coverage",
     "same_text": "kdaug.gates.same_text:SameText",
     "rouge": "kdaug.gates.rouge:Rouge",
     "minhash": "kdaug.gates.minhash:MinHash",
@@ -131,7 +136,7 @@ TRAINERS = {
     "preference": "kdaug.train.preference:Preference",
     "dpo": "kdaug.train.preference:Preference",
 }
-SOURCES = {"each": Each, "growing_pool": GrowingPool, "chunks": Chunks, "snippets": Snippets}
+SOURCES = {"each": Each, "growing_pool": GrowingPool, "chunks": Chunks, "snippets": Snippets, "attributes": Attributes}
 ENTRY_POINTS = "kdaug.parts"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

@@ -50,6 +50,7 @@ ROWS = (
             "progress",
             "read",
             "documents",
+            "attributes",
             "shapes",
             "rows",
             "dataset",
