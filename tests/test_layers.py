@@ -67,6 +67,7 @@ ROWS = (
             "gguf",
             "chat",
             "embedding",
+            "sequence_model",
             "static_embedding",
             "vectors",
             "approximate",

@@ -9,9 +9,9 @@ from typing import ClassVar
 
 from kdaug.errors import ConfigError, require
 from kdaug.gate import Gate, Prepared
-from kdaug.gates.sequence_model import DIGITS, SequenceModel
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record
+from kdaug.sequence_model import DIGITS, SequenceModel
 
 
 @dataclass

@@ -10,9 +10,9 @@ from typing import ClassVar
 from kdaug.errors import ConfigError, require
 from kdaug.gate import Gate, Prepared
 from kdaug.gates.novelty import On, check_fields, compared
-from kdaug.gates.sequence_model import DIGITS, SequenceModel
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record, user
+from kdaug.sequence_model import DIGITS, SequenceModel
 
 
 @dataclass
