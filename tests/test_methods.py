@@ -12,6 +12,7 @@ from kdaug.cli import main, parser
 from kdaug.errors import ConfigError
 from kdaug.method_pages import RENEW, WIDTH, listing, markdown, page
 from kdaug.methods import FAMILIES, find, method_of, methods
+from kdaug.recipe import parts
 from kdaug.recipe_file import RecipeFile, load
 from kdaug.record import Record, user
 
@@ -114,6 +115,14 @@ def test_a_page_tells_all_and_its_command_is_one(name: str) -> None:
     assert lines[-1] == method.command
     given = parser().parse_args(shlex.split(method.command)[1:])
     assert given.recipe == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_its_parts_need_is_told(name: str) -> None:
+    method = find(name)
+    needed = {need for stage in method.stages for part in parts(stage) for need in getattr(part, "needs", ())}
+    assert needed <= {*method.needs}
+    assert ("training" in method.needs) == bool(method.loop)
 
 
 def test_the_page_of_all_methods_is_up_to_date() -> None:
