@@ -5,7 +5,7 @@ once and share the model, so that its batches are full. Replies end after 80 tok
 more are dropped as cut. A model of this size follows few prompts to the letter: what is looked at is that each method
 goes through, and says why it lost what it did.
 
-`--quick`: one method of each family.  `--only a,b`: these alone.
+`--quick`: one method of each family.  `--only a,b`: these alone; their rows in the result are renewed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import Bound, finish, options, table
+from harness import RESULTS, Bound, finish, options, table
 
 from kdaug import recipes
 from kdaug.errors import KdaugError
@@ -122,11 +122,15 @@ def chosen(quick: bool, only: str) -> Iterator[Method]:
 
 def main() -> int:
     parser = options(__doc__)
-    parser.add_argument("--only", default="", metavar="NAME,NAME", help="these methods alone; nothing is saved")
+    parser.add_argument("--only", default="", metavar="NAME,NAME", help="these methods alone")
     given = parser.parse_args()
-    given.no_save = given.no_save or bool(given.only)
     began = time.perf_counter()
     figures = asyncio.run(tried_all(list(chosen(given.quick, given.only))))
+    if given.only and (RESULTS / "methods.json").is_file():
+        before = json.loads((RESULTS / "methods.json").read_text("utf-8"))["figures"]
+        figures = {
+            method.name: both[method.name] for both in [before | figures] for method in methods() if method.name in both
+        }
     rows = [
         (
             f"`{name}`",
