@@ -91,7 +91,13 @@ def scaffold(method: Method, folder: Path) -> Recipe:
     given = {role for role in ("teacher", "student", "judge") if getattr(told, role)}
     given |= {assignment.removeprefix("roles.").partition("=")[0] for assignment in told.set}
     assert given == roles_of(recipe)
-    return replace(recipe, max_jobs=JOBS, target=None, select=None)
+    stages = [replace(stage, generator=with_few_samples(stage.generator)) for stage in recipe.stages]
+    return replace(recipe, stages=stages, max_jobs=JOBS, target=None, select=None)
+
+
+def with_few_samples(generator: Any) -> Any:  # Any: whatever fields it has
+    """32 samples of one prompt show no more than 4."""
+    return replace(generator, samples=4) if getattr(generator, "samples", 0) > 4 else generator
 
 
 def go(recipe: Recipe, out: Path, teacher: Fake) -> Outcome:
