@@ -21,13 +21,15 @@ from kdaug.dataset import Dataset, Split, is_dataset
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
 from kdaug.seeds import Seeds
+from kdaug.train.document import IGNORE as IGNORE
+from kdaug.train.document import Document as Document
 from kdaug.train.origin import origin_of
 from kdaug.train.settings import Settings
+from kdaug.train.shelf import Shelf
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IGNORE = -100  # the target of a position that is not trained: torch's own convention
 NAMED = 3  # records that a message names
 _log = logging.getLogger(__name__)
 Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
@@ -38,22 +40,6 @@ _WAY_OUT = {
     "unpaired": "answers labelled good or bad are for KTO; for SFT keep the good ones: record.child(by=…, label=None)",
     "completion": "single answers are for SFT, or for rrhf and pro if scored; DPO needs a rejected one as well",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One prompt with one answer: `ids` [T], and `targets` [T]: the token that follows, or IGNORE. `record`: its id."""
-
-    ids: array[int]
-    targets: array[int]
-    record: str = ""
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def trained(self) -> int:
-        return len(self.targets) - self.targets.count(IGNORE)
 
 
 _Cut: TypeAlias = tuple[Document, bool]
@@ -116,10 +102,13 @@ def encode(
     dropped: list[str] = []
     teachers: dict[str, None] = {}
     besides: list[Any] = []
+    shelf = Shelf()
     for block in _blocks(of_kind(data, kind, split), 1000):
         sides = [make(chat, block, [r.completion or () for r in block], length)]
         if kind == "preference":
             sides.append(make(chat, block, [r.rejected or () for r in block], length))
+        shelved = iter(shelf.put([document for side in sides for document, _ in side]))
+        sides = [[(next(shelved), cut) for _, cut in side] for side in sides]
         for record, *answers in zip(block, *sides, strict=True):
             if any(cut for _, cut in answers):
                 truncated.append(record.id)
@@ -233,8 +222,8 @@ def collate(rows: Sequence[Sequence[Document]], pad: int) -> Batch:
         at = 0
         for document in row:
             span = slice(at, at + len(document))
-            ids[r, span] = torch.tensor(document.ids, dtype=torch.long)
-            targets[r, span] = torch.tensor(document.targets, dtype=torch.long)
+            ids[r, span] = torch.tensor(document.ids.tolist())
+            targets[r, span] = torch.tensor(document.targets.tolist())
             positions[r, span] = torch.arange(len(document))
             owner[r, span] = number
             at, number = at + len(document), number + 1

@@ -32,6 +32,7 @@ from kdaug.train.settings import Settings, setting
 from kdaug.train.stored import Stored
 from kdaug.train.student import Folder, Student, Teaching, load, locate
 from kdaug.train.training import Begin, Objective
+from kdaug.train.vocabularies import compare_vocabularies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +42,7 @@ Row: TypeAlias = Sequence[Lesson]
 Unit = TypeVar("Unit", Lesson, Pair)
 
 
-CHOICES = (*(name for name in DIVERGENCES if name != "taid"), *ACROSS)  # taid: its target moves from step to step
+CHOICES = (*DIVERGENCES, *ACROSS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Distill(Settings):
     temperature: float = setting(1.0, "that softens teacher and student alike", 0.01)
     beta: float = setting(0.5, "jsd: the teacher's share in the mixture", 0, 1)  # GKD
     skew: float = setting(0.1, "skew_kl, skew_reverse_kl: the share of the other in the mixture", 0, 1)  # DistiLLM
+    taid_start: float = setting(0.4, "taid: the teacher's share in the target at the first step", 0, 1)  # TAID
     mu: float = setting(0.5, "adaptive_kl: the teacher's mass that counts as its head", 0, 1)  # AKL
     tail: str = setting("bucket", "stored: what becomes of the mass outside the top k", choices=get_args(Tail))
     on_policy: float = setting(0.0, "share of the answers that the student writes anew itself", 0, 1)
@@ -99,9 +101,11 @@ class Distill(Settings):
                 if stored is not None:
                     task = self._by_run(pupil, lessons, records, stored)
                 elif expert is not None and self.divergence in ACROSS:
+                    _log.info("%s", compare_vocabularies(source, expert.folder).says)
                     task = self._by_foreign(pupil, lessons, records, expert.folder)
                 elif expert is not None:
-                    task = self._by_teacher(pupil, lessons, expert.folder, cache, sampler)
+                    vocabulary = shared_vocabulary(chat, source, expert.folder)
+                    task = self._by_teacher(pupil, lessons, expert.folder, vocabulary, cache, sampler)
                 train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin)
         return folder.path
 
@@ -110,21 +114,27 @@ class Distill(Settings):
         return Task(rows_of(taught, student.plan, self.length), FromRun(self, student, stored, coverage.top_k))
 
     def _by_teacher(
-        self, student: Student, lessons: list[Lesson], teacher: Path, cache: str | Path | None, sampler: Sampler
+        self,
+        student: Student,
+        lessons: list[Lesson],
+        teacher: Path,
+        vocabulary: int,
+        cache: str | Path | None,
+        sampler: Sampler,
     ) -> Task[Lesson]:
         chat, device = student.chat, student.device
-        vocabulary = shared_vocabulary(chat, teacher)
         loading = partial(Present.load, teacher, chat, device, self.dtype)
         documents = [lesson.document for lesson in lessons]
         kept = partial(remember, teacher=teacher, documents=documents, length=self.length, loading=loading)
         guide: Guide = loading() if cache is None else kept(Path(cache), device=device)
-        if {len(student.head), len(guide.head)} != {vocabulary}:
-            _log.info("only the %d tokens that both models have count, not what pads their heads", vocabulary)
         plan = student.plan if guide.packs else alone
         how = Sampling(self.sampling_temperature, max_tokens=self.max_new_tokens, logprobs=1)
         own = OnPolicy(student, sampler, plan, self.on_policy, how, self.length, self.seed) if self.on_policy else None
-        objective = FromTeacher(self, student, guide, vocabulary)
-        return Task(rows_of(lessons, plan, self.length), objective, None if own is None else own.begin)
+        rows, begin = rows_of(lessons, plan, self.length), None if own is None else own.begin
+        if self.divergence == "taid":
+            begin = pace = Pace(self.taid_start, self.taken(len(rows)), begin)
+            return Task(rows, FromTeacher(self, student, guide, vocabulary, pace), begin)
+        return Task(rows, FromTeacher(self, student, guide, vocabulary), begin)
 
     def _by_foreign(self, student: Student, lessons: list[Lesson], records: list[Record], teacher: Path) -> Task[Pair]:
         objective = FromForeign.of(
@@ -162,9 +172,9 @@ class Distill(Settings):
         if wrong:
             raise ConfigError(f"Distill: {wrong}")
 
-    def between(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """The divergence of log-probabilities, with those of our fields that it takes."""
-        chosen, ours = DIVERGENCES[self.divergence], {"beta": self.beta, "alpha": self.skew, "mu": self.mu}
+    def between(self, t: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence of log-probabilities, with those of our fields that it takes; `t`: taid's, at this step."""
+        chosen, ours = DIVERGENCES[self.divergence], {"beta": self.beta, "alpha": self.skew, "mu": self.mu, "t": t}
         return partial(chosen, **{name: ours[name] for name in signature(chosen).parameters if name in ours})
 
 
@@ -181,6 +191,24 @@ class Task(Generic[Unit]):
     begin: Begin[Sequence[Unit]] | None = None
 
 
+@dataclass
+class Pace:
+    """TAID's t at the step that is taken: a straight line from `start` to 1 at the last step (arXiv 2501.16937, §4.2).
+
+    The adaptive part of its schedule is left out: with its authors' figures it never leads the line, and it would make
+    a step depend on the losses before it. `after`: what else becomes of the step's rows.
+    """
+
+    start: float
+    steps: int
+    after: Begin[Row] | None = None
+    t: float = 1.0
+
+    def __call__(self, rows: Sequence[Row], step: int) -> Sequence[Row]:
+        self.t = self.start + (step - 1) / self.steps * (1 - self.start)
+        return rows if self.after is None else self.after(rows, step)
+
+
 class _Tokens:
     """A loss that is averaged over the trained tokens of rows."""
 
@@ -193,19 +221,21 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class FromTeacher(_Tokens):
-    """The divergence over the whole vocabulary; `vocabulary`: how many tokens both models have."""
+    """The divergence over the whole vocabulary; `vocabulary`: how many tokens both models have; `pace`: taid's."""
 
     how: Distill
     student: Student
     guide: Guide
     vocabulary: int
+    pace: Pace | None = None
 
     def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
         with self.student.precision():
             states, targets, _ = self.student.hidden(batch)
             theirs = self.guide.states(batch, [lesson for row in units for lesson in row])
-            head, kind, heat = self.student.head, self.how.between(), self.how.temperature
+            head, heat = self.student.head, self.how.temperature
+            kind = self.how.between() if self.pace is None else self.how.between(self.pace.t)
             apart = linear_divergence(
                 states, head, theirs, self.guide.head, kind, temperature=heat, vocabulary=self.vocabulary
             ).sum()

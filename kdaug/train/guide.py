@@ -18,6 +18,7 @@ from kdaug.errors import ConfigError, TrainError
 from kdaug.train.batching import Batch, Document, collate
 from kdaug.train.lesson import Lesson
 from kdaug.train.student import Student, digest, load, replacing
+from kdaug.train.vocabularies import compare_vocabularies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -138,19 +139,17 @@ def _key(teacher: Path, documents: Sequence[Document]) -> str:
     return body.hexdigest()
 
 
-def shared_vocabulary(chat: Chat, teacher: Path) -> int:
+def shared_vocabulary(chat: Chat, student: Path, teacher: Path) -> int:
     """How many tokens student and teacher share: each id stands for the same text. Raises ConfigError otherwise."""
-    from transformers import AutoTokenizer
-
-    theirs, ours = AutoTokenizer.from_pretrained(teacher).get_vocab(), chat.tokenizer.get_vocab()
-    if ours != theirs:
-        differ = len(set(ours.items()) ^ set(theirs.items()))
+    found = compare_vocabularies(student, teacher)
+    if found.same:
+        _log.info("%s", found.says)
+    else:
         raise ConfigError(
-            f"student {chat.name} and teacher {teacher} have different vocabularies ({len(ours)} and {len(theirs)} "
-            f"tokens, {differ} entries differ): choose a teacher of the student's family, "
-            "or divergence=gold (or uld), which compares across vocabularies"
+            f"student {chat.name} and teacher {teacher}: {found.says}: choose a teacher of the student's family, or "
+            "divergence=gold (or uld)"
         )
-    return int(max(ours.values())) + 1
+    return int(max(chat.tokenizer.get_vocab().values())) + 1
 
 
 def alone(sizes: Sequence[int], length: int) -> list[list[int]]:

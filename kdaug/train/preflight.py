@@ -9,7 +9,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -93,46 +92,6 @@ def lines(training: Training[Any], found: Forecast) -> Iterator[str]:
     for teacher in about["teachers"]:
         terms = terms_of(teacher)
         yield f"terms: {teacher}: {terms.licence}{f', {terms.note}' if terms.note else ''}"
-
-
-@dataclass(frozen=True, slots=True)
-class Vocabularies:
-    """How a student's tokens compare with a teacher's: tokens, rows of the head, and tokens with one id in both."""
-
-    student: int
-    teacher: int
-    student_rows: int
-    teacher_rows: int
-    shared: int
-
-    @property
-    def same(self) -> bool:
-        return self.shared == self.student == self.teacher
-
-    @property
-    def says(self) -> str:
-        """One line: whether they are equal, and which losses that allows."""
-        if not self.same:
-            return (
-                f"vocabulary: different ({self.student:,} tokens and the teacher's {self.teacher:,}, {self.shared:,} "
-                "with one id in both): only losses across tokenizers, or training on the teacher's text"
-            )
-        if self.student_rows == self.teacher_rows:
-            return f"vocabulary: equal ({self.student:,} tokens): every loss applies"
-        return (
-            f"vocabulary: equal ({self.student:,} tokens), in heads of {self.student_rows:,} and {self.teacher_rows:,} "
-            "rows: every loss applies, the rows beyond the tokens are left out"
-        )
-
-
-def compare_vocabularies(student: Path, teacher: Path) -> Vocabularies:
-    """Of two models' folders; their weights are not read."""
-    from transformers import AutoConfig, AutoTokenizer
-
-    ours, theirs = (AutoTokenizer.from_pretrained(folder).get_vocab() for folder in (student, teacher))
-    shapes = [AutoConfig.from_pretrained(folder).get_text_config() for folder in (student, teacher)]
-    shared = len(ours.items() & theirs.items())
-    return Vocabularies(len(ours), len(theirs), shapes[0].vocab_size, shapes[1].vocab_size, shared)
 
 
 def _largest(training: Training[Any], number: int) -> Sequence[Any]:

@@ -74,6 +74,10 @@ class Settings:
         if self.dora and not self.lora_rank:
             raise ConfigError(f"{type(self).__name__}(dora=True): needs lora_rank, such as lora_rank=16")
 
+    def taken(self, units: int) -> int:
+        """The steps that are taken over so many units."""
+        return self.steps or math.ceil(units / (self.batch * self.accumulate)) * self.epochs
+
     @property
     def kind(self) -> Trainable:
         """Of the records that it trains on."""

@@ -104,7 +104,7 @@ class Training(Generic[Unit]):
         self.how, self.student, self.units, self.objective, self.folder = how, student, units, objective, folder
         self.held_out, self.world, self.begin = held_out, world, begin
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
-        self.steps = how.steps or self.per_epoch * how.epochs
+        self.steps = how.taken(len(units))
         self.step, self.seconds, self.whole = 0, 0.0, True
         if how.lora_rank and world.size > 1:
             raise ConfigError(f"lora_rank={how.lora_rank}: LoRA trains in one process, so leave torchrun out")

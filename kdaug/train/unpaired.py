@@ -14,6 +14,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from kdaug.train.batching import IGNORE, Document
+from kdaug.train.document import Tokens
 from kdaug.train.preference_losses import kto_z0, mismatches
 from kdaug.train.student import Student
 
@@ -102,14 +103,13 @@ def _begin(document: Document) -> int:
     return next(i for i, target in enumerate(document.targets) if target != IGNORE) + 1
 
 
-def _prompt(document: Document) -> array[int]:
+def _prompt(document: Document) -> Tokens:
     return document.ids[: _begin(document)]
 
 
 def _joined(asked: Document, answered: Document, length: int) -> Document:
     end, begin = _begin(asked), _begin(answered)
-    ids = asked.ids[:end] + answered.ids[begin:]
+    ids = array("i", [*asked.ids[:end], *answered.ids[begin:]])
     # The prompt's last token predicts the answer's first.
-    targets = asked.targets[: end - 1] + answered.targets[begin - 1 :]
-    targets = targets[: min(length, len(ids)) - 1] + array("i", [IGNORE])
-    return Document(ids[:length], targets, asked.record)
+    targets = [*asked.targets[: end - 1], *answered.targets[begin - 1 :]][: min(length, len(ids)) - 1]
+    return Document(ids[:length], array("i", [*targets, IGNORE]), asked.record)

@@ -20,7 +20,7 @@ from kdaug.errors import ConfigError
 from kdaug.record import Messages, Record, assistant, user
 from kdaug.teacher import Sampling
 from kdaug.teachers.fake import Fake
-from kdaug.train.distill import Distill, FromRun, FromTeacher
+from kdaug.train.distill import Distill, FromRun, FromTeacher, Pace
 from kdaug.train.guide import Present
 from kdaug.train.lesson import lessons_of
 from kdaug.train.loop import Step
@@ -279,7 +279,7 @@ def test_a_teacher_of_another_vocabulary_is_refused(
     tokenizer = AutoTokenizer.from_pretrained(other)
     tokenizer.add_tokens(["<one more>"])
     tokenizer.save_pretrained(other)
-    with pytest.raises(ConfigError, match=r"different vocabularies .*1 entries differ"):
+    with pytest.raises(ConfigError, match=r"vocabulary: different .* with one id in both.*divergence=gold"):
         FAST.fit(answers, student=tiny, teacher=other, out=tmp_path / "out")
 
 
@@ -302,3 +302,31 @@ def test_from_prompts_to_a_distilled_student_on_the_command_line(
     Path(seeds).write_text('{"prompt": "Hello!", "completion": "Hello."}\n', "utf-8")
     assert main(["train", "distill", "--data", seeds, *how, "--out", f"{out}-2"]) == 2
     assert "prompts.jsonl lies in no run folder: name that run" in capsys.readouterr().err
+
+
+def test_taid_goes_from_the_students_own_view_to_the_teachers(
+    tiny: Path, teacher: Path, answers: list[Record], tmp_path: Path
+) -> None:
+    """t rises along a line over all the steps; from t = 1 on it is cross-entropy to the teacher: forward KL, and its
+    entropy, which has no gradient."""
+    pace = Pace(0.4, 3)
+    seen = []
+    for step in (1, 2, 3):
+        pace([], step)
+        seen.append(round(pace.t, 6))
+    assert seen == [0.4, 0.6, 0.8]
+
+    def trained(name: str, **more: Any) -> bytes:
+        how = replace(FAST, divergence=name, epochs=1, **more)
+        out = how.fit(answers, student=tiny, teacher=teacher, out=tmp_path / f"{name}{len(more)}")
+        return (out / "model.safetensors").read_bytes()
+
+    def weights(data: bytes) -> Any:
+        from safetensors.torch import load
+
+        return load(data)
+
+    as_forward, whole = weights(trained("forward_kl")), weights(trained("taid", taid_start=1.0))
+    partly = weights(trained("taid"))
+    assert all(torch.allclose(as_forward[name], whole[name], atol=2e-5) for name in as_forward)
+    assert not all(torch.allclose(as_forward[name], partly[name], atol=2e-5) for name in as_forward)

@@ -16,8 +16,8 @@ from kdaug.cli import main
 from kdaug.record import Record
 from kdaug.train.batching import encode
 from kdaug.train.memory import peak_of
-from kdaug.train.preflight import compare_vocabularies
 from kdaug.train.sft import SFT
+from kdaug.train.vocabularies import compare_vocabularies
 
 FAST = SFT(epochs=2, lr=3e-3, length=128, accumulate=2)
 
