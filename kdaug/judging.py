@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
-from statistics import fmean
-from typing import Any
 
 from kdaug.errors import ParseError
 from kdaug.generator import Generate, settled
@@ -129,20 +126,6 @@ async def grade(
         raise ParseError("score", reply.text)
     score, start = _last_score(reply.text, low, high, half)
     return Verdict(score, reply.text[:start].strip(" \n*#_"), reply)
-
-
-async def mean_marks(
-    samples: Sequence[Record], generate: Generate, *, judgements: int = 1, **how: Any
-) -> tuple[list[float], list[Completion]]:
-    """The mean of several grades of each record, and the replies; a judgement that failed is left out, and where all of
-    a record's did it is NaN. `how` is that of `grade`."""
-    told = await settled([grade(sample, generate, **how) for sample in samples for _ in range(judgements)])
-    means, replies = [], []
-    for place in range(0, len(told), judgements):
-        verdicts = [one for one in told[place : place + judgements] if isinstance(one, Verdict)]
-        means.append(fmean(one.score for one in verdicts) if verdicts else nan)
-        replies += [one.completion for one in verdicts]
-    return means, replies
 
 
 async def mark(

@@ -101,6 +101,7 @@ GENERATORS = {
 }
 GATES = {
     "copies": "kdaug.gates.copies:Copies",
+    "cap": "kdaug.gates.cap:Cap",
     "instructions": "kdaug.gates.instructions:InstructionFilters",
     "product": "kdaug.gates.product:Product",
     "coverage": "kdaug.gates.coverage:Coverage",

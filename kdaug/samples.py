@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from statistics import fmean
 from typing import Any
 
-from kdaug.generator import settled
+from kdaug.generator import Generate, settled
+from kdaug.judging import Verdict, grade
 from kdaug.record import Discarded, Drop, Json, Record, assistant
 from kdaug.teacher import Completion
 
@@ -25,6 +27,26 @@ async def sampled(
         else:
             usable.append(reply)
     return usable, turned_down
+
+
+async def marked(
+    record: Record, replies: Sequence[Completion], generate: Generate, *, by: str, judgements: int, **how: Any
+) -> tuple[list[Completion], list[float], list[Discarded]]:
+    """Replies with the means of their marks, and as drops (`unscored`) those that no judgement marked. A judgement that
+    failed is left out of the mean; `how` is that of `grade`."""
+    samples = [answered(record, reply, by=by) for reply in replies]
+    verdicts = await settled([grade(one, generate, **how) for one in samples for _ in range(judgements)])
+    known, means, unscored = list[Completion](), list[float](), list[Discarded]()
+    for i, (one, reply) in enumerate(zip(samples, replies, strict=True)):
+        own = verdicts[i * judgements : (i + 1) * judgements]
+        scores = [verdict.score for verdict in own if isinstance(verdict, Verdict)]
+        if scores:
+            known.append(reply)
+            means.append(fmean(scores))
+        else:
+            failures: list[Json] = [verdict.reason for verdict in own if not isinstance(verdict, Verdict)]
+            unscored.append(Discarded(one, Drop(f"{by}:unscored", {"failures": failures})))
+    return known, means, unscored
 
 
 def answered(

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from kdaug.errors import ConfigError, require
 from kdaug.generator import Generate, settled
-from kdaug.judging import Verdict, mark, mean_marks, rescaled
+from kdaug.judging import Verdict, mark, rescaled
 from kdaug.pairs import HOW, How, PairBuilder, paired
 from kdaug.prompts import converse
 from kdaug.record import Discarded, Drop, Record, text_of
-from kdaug.samples import answered, sampled
+from kdaug.samples import answered, marked, sampled
+from kdaug.teacher import Completion
 
 if TYPE_CHECKING:
     from kdaug.sequence_model import SequenceModel
@@ -91,36 +92,36 @@ class BestOfN:
             )
             for _ in range(self.samples)
         ]
-        replies, made = await sampled(record, calls, by=self.name)
-        samples = [answered(record, reply, by=self.name) for reply in replies]
-        scores = await self._score(samples, generate) if samples else []
-        out: list[Record | Discarded] = [*made]
-        for sample, score in zip(samples, scores, strict=True):
-            if not isfinite(score):
-                out.append(Discarded(sample, Drop(f"{self.name}:unscored")))
-        scored = [place for place, score in enumerate(scores) if isfinite(score)]
+        usable, made = await sampled(record, calls, by=self.name)
+        replies, scores, unscored = await self._scored(record, usable, generate)
+        out: list[Record | Discarded] = [*made, *unscored]
         if self.keep == "pair":
-            known = [replies[place] for place in scored]
-            marks = [scores[place] for place in scored]
-            return [*out, *paired(record, known, marks, self._builder, rng, by=self.name, score="best_of_n")]
-        if scored:
-            best = max(scored, key=lambda place: scores[place])
-            out.append(samples[best].scored(best_of_n=scores[best]))
-            lower = Drop(f"{self.name}:not_best", {"best": scores[best]})
-            out += [
-                Discarded(samples[place].scored(best_of_n=scores[place]), lower) for place in scored if place != best
-            ]
+            return [*out, *paired(record, replies, scores, self._builder, rng, by=self.name, score="best_of_n")]
+        best = max(scores, default=nan)
+        for place, (reply, score) in enumerate(zip(replies, scores, strict=True)):
+            child = answered(record, reply, by=self.name).scored(best_of_n=score)
+            lower = Drop(f"{self.name}:not_best", {"best": best})
+            out.append(child if place == scores.index(best) else Discarded(child, lower))
         return out
 
-    async def _score(self, samples: Sequence[Record], generate: Generate) -> list[float]:
+    async def _scored(
+        self, record: Record, replies: Sequence[Completion], generate: Generate
+    ) -> tuple[list[Completion], list[float], list[Discarded]]:
+        """The replies that have a score, their scores, and the others."""
         if self.scorer == "judge":
-            means, _ = await mean_marks(samples, generate, judgements=self.judgements, max_tokens=self.max_tokens)
-            return means
+            how = {"judgements": self.judgements, "max_tokens": self.max_tokens}
+            return await marked(record, replies, generate, by=self.name, **how)
+        samples = [answered(record, reply, by=self.name) for reply in replies]
         if self.scorer == "reward":
             outputs = [await self._model(sample.prompt, sample.completion) for sample in samples]
-            return [nan if output is None else round(output[0], 4) for output in outputs]
-        verdicts = await settled([self._direct(sample, generate) for sample in samples])
-        return [rescaled(one.score, LOW, HIGH) if isinstance(one, Verdict) else nan for one in verdicts]
+            scores = [nan if output is None else round(output[0], 4) for output in outputs]
+        else:
+            verdicts = await settled([self._direct(sample, generate) for sample in samples])
+            scores = [rescaled(one.score, LOW, HIGH) if isinstance(one, Verdict) else nan for one in verdicts]
+        known = [place for place, score in enumerate(scores) if isfinite(score)]
+        left = Drop(f"{self.name}:unscored", {"scorer": self.scorer})
+        others = [Discarded(sample, left) for place, sample in enumerate(samples) if place not in known]
+        return [replies[place] for place in known], [scores[place] for place in known], others
 
     async def _direct(self, sample: Record, generate: Generate) -> Verdict:
         told = {"prompt": text_of(sample.prompt), "response": text_of(sample.completion)}

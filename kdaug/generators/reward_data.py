@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isnan
 from random import Random
 from statistics import fmean
 from typing import ClassVar
 
 from kdaug.errors import ConfigError
 from kdaug.generator import Generate, settled
-from kdaug.judging import Comparison, compare, mean_marks
+from kdaug.judging import Comparison, compare
 from kdaug.pairs import PairBuilder, paired
 from kdaug.record import Discarded, Drop, Json, Record
-from kdaug.samples import answered, sampled
+from kdaug.samples import marked, sampled
 
 
 @dataclass(frozen=True)
@@ -64,27 +63,13 @@ class RewardData:
             for role in self.members
             for _ in range(self.samples)
         ]
-        replies, made = await sampled(record, calls, by=self.name)
-        samples = [answered(record, reply, by=self.name) for reply in replies]
-        marks, _ = await mean_marks(samples, generate, judgements=self.judgements, low=self.low, high=self.high)
-        unmarked = [
-            Discarded(sample, Drop("reward_data:unscored"))
-            for sample, mark in zip(samples, marks, strict=True)
-            if isnan(mark)
-        ]
-        known = [place for place, mark in enumerate(marks) if not isnan(mark)]
-        built = paired(
-            record,
-            [replies[place] for place in known],
-            [marks[place] for place in known],
-            self._builder,
-            rng,
-            by=self.name,
-            score="reward",
-        )
+        usable, turned_down = await sampled(record, calls, by=self.name)
+        how = {"judgements": self.judgements, "low": self.low, "high": self.high}
+        replies, marks, unscored = await marked(record, usable, generate, by=self.name, **how)
+        built = paired(record, replies, marks, self._builder, rng, by=self.name, score="reward")
         pairs = [one for one in built if isinstance(one, Record)]
         others = [one for one in built if isinstance(one, Discarded)]
-        return [*await self._confirmed(pairs, generate), *others, *unmarked, *made]
+        return [*await self._confirmed(pairs, generate), *others, *unscored, *turned_down]
 
     async def _confirmed(self, pairs: Sequence[Record], generate: Generate) -> list[Record | Discarded]:
         told = await settled([compare(pair, pair.rejected or (), generate) for pair in pairs])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from statistics import fmean
 from typing import ClassVar
 
 from kdaug.errors import ConfigError
-from kdaug.generator import Generate, settled
-from kdaug.judging import Verdict, grade
+from kdaug.generator import Generate
 from kdaug.pairs import PairBuilder, paired
-from kdaug.record import Discarded, Drop, Json, Record
-from kdaug.samples import answered, sampled
+from kdaug.record import Discarded, Record
+from kdaug.samples import marked, sampled
 from kdaug.teacher import Completion
 
 
@@ -49,37 +47,12 @@ class SelfRewarding:
         usable, turned_down = await sampled(
             record, [self._ask(record, generate) for _ in range(self.samples)], by=self.name
         )
-        replies, means, unscored = await self._marked(record, usable, generate)
-        pairs = paired(record, replies, means, PairBuilder(), rng, by=self.name, score="self_judge")
-        return [*unscored, *pairs, *turned_down]
-
-    async def _marked(
-        self, record: Record, usable: Sequence[Completion], generate: Generate
-    ) -> tuple[list[Completion], list[float], list[Discarded]]:
-        """The samples with their mean marks, and those that nobody could mark."""
-        samples = [answered(record, reply, by=self.name) for reply in usable]
-        verdicts = await settled([self._judge(sample, generate) for sample in samples for _ in range(self.judgements)])
-        replies, means, unscored = list[Completion](), list[float](), list[Discarded]()
-        for i, (sample, reply) in enumerate(zip(samples, usable, strict=True)):
-            own = verdicts[i * self.judgements : (i + 1) * self.judgements]
-            scores = [verdict.score for verdict in own if isinstance(verdict, Verdict)]
-            if scores:
-                replies.append(reply)
-                means.append(fmean(scores))
-            else:
-                failures: list[Json] = [verdict.reason for verdict in own if not isinstance(verdict, Verdict)]
-                unscored.append(Discarded(sample, Drop(f"{self.name}:unscored", {"failures": failures})))
-        return replies, means, unscored
-
-    async def _ask(self, record: Record, generate: Generate) -> Completion:
-        return await generate(
-            record.prompt, role="student", temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens
-        )
-
-    async def _judge(self, sample: Record, generate: Generate) -> Verdict:
-        return await grade(
-            sample,
+        replies, means, unscored = await marked(
+            record,
+            usable,
             generate,
+            by=self.name,
+            judgements=self.judgements,
             role="student",
             template=f"{self.name}/additive",
             low=0,
@@ -87,4 +60,11 @@ class SelfRewarding:
             temperature=self.temperature,
             top_p=self.top_p,
             max_tokens=self.max_tokens,
+        )
+        pairs = paired(record, replies, means, PairBuilder(), rng, by=self.name, score="self_judge")
+        return [*unscored, *pairs, *turned_down]
+
+    async def _ask(self, record: Record, generate: Generate) -> Completion:
+        return await generate(
+            record.prompt, role="student", temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens
         )
