@@ -106,7 +106,7 @@ class WhiteBoxFake(Fake):
 def _completion(request: Request, text: str) -> Completion:
     """Words stand for tokens in its usage. Words that are to be weighed have probabilities where one is said."""
     asked = sum(len(m.content.split()) for m in request.messages)
-    weights = {word: 0.75 if word == text else 0.25 / (len(request.weigh) - 1) for word in request.weigh}
+    weights = {word: 0.75 if word == text else 0.25 / max(1, len(request.weigh) - 1) for word in request.weigh}
     return Completion(text, usage=Usage(asked, len(text.split())), weights=weights if text in weights else {})
 
 

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
+from kdaug.answers import ballot
+from kdaug.dialogue import alternates, parse_transcript
 from kdaug.errors import BadRequest, Refused, ServerError
+from kdaug.parsing import labelled
 from kdaug.prompts import render
 from kdaug.record import Message, assistant, user
 from kdaug.teacher import Completion, Request, ScoringTeacher
@@ -108,3 +111,22 @@ def test_the_peak_is_the_most_at_once() -> None:
         return fake
 
     assert asyncio.run(run()).peak == 9
+
+
+def test_words_that_are_weighed_have_probabilities_where_one_of_them_is_said() -> None:
+    request = Request(user("Which one?"), weigh=("A", "B"))
+    reply = asyncio.run(Fake().generate(request))
+    assert reply.text in ("A", "B")
+    assert reply.weights == {reply.text: 0.75, "AB".replace(reply.text, ""): 0.25}
+    assert asyncio.run(Fake(lambda request: "neither").generate(request)).weights == {}
+
+
+def test_forms_that_a_prompt_asks_for() -> None:
+    assert ask(Fake(), "End with a line:\nVerdict: revise or accept").text.split("\n")[-1] in (
+        "Verdict: revise",
+        "Verdict: accept",
+    )
+    parts = labelled(ask(Fake(), "Reply in this form:\nThoughts: <yours>\nAnswer: <it>").text, "Thoughts", "Answer")
+    assert parts is not None and all(parts)
+    assert ballot(ask(Fake(), "End with one line in this form:\nAnswer: <your final answer>").text) in ("1", "2", "3")
+    assert alternates(parse_transcript(ask(Fake(), "Turns begin with [Human] and [AI].").text))
