@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import ClassVar
 
 from kdaug.errors import ConfigError
@@ -31,14 +30,3 @@ class EvolCode(EvolInstruct):
         super().__post_init__()
         if wrong := [o for o in self.operators if o not in HEURISTICS]:
             raise ConfigError(f"evol_code has no operator {wrong[0]!r}; there are {', '.join(HEURISTICS)}")
-
-
-def best_round(scores: list[float]) -> int:
-    """The round (from 1) to stop at, by the held-out score of a student trained after each: the last before the first
-    fall (WizardCoder, §4.2: rise, rise, fall keeps round 2). Raises ValueError without a score."""
-    if not scores:
-        raise ValueError("no round has a score")
-    for number, (before, after) in enumerate(pairwise(scores), 1):
-        if after < before:
-            return number
-    return len(scores)

@@ -13,7 +13,7 @@ from scripted import Scripted
 from kdaug.errors import BadRequest, ConfigError
 from kdaug.gates.product import Product
 from kdaug.generators.auto_evol import AutoEvol, failure_of
-from kdaug.generators.evol_code import HEURISTICS, EvolCode, best_round
+from kdaug.generators.evol_code import HEURISTICS, EvolCode
 from kdaug.generators.evol_math import DOWNWARD, UPWARD, EvolMath
 from kdaug.prompts import render
 from kdaug.record import Discarded, Record, assistant, text_of, user
@@ -47,11 +47,6 @@ def test_code_is_evolved_by_five_heuristics_and_no_others() -> None:
     assert len(asked) == 5 and all("Sort." in text and "10 words" in text for text in asked)
     with pytest.raises(ConfigError, match="no operator 'deepen'"):
         EvolCode(operators=("deepen",))
-
-
-def test_rounds_of_code_end_before_the_held_out_score_falls() -> None:
-    assert best_round([0.3, 0.4, 0.35]) == 2
-    assert best_round([0.3, 0.4, 0.4]) == 3 and best_round([0.3]) == 1 and best_round([0.3, 0.2, 0.9]) == 1
 
 
 def test_maths_goes_down_twice_then_up_from_the_seed() -> None:
