@@ -50,7 +50,7 @@ def expert(field: str) -> Fake:
 
 def run(field: str, out: Path, *more_gates: object) -> tuple[Dataset, dict[str, int], Fake]:
     file, teacher = load(f"vertical-{field}"), expert(field)
-    file.values["stages"][0]["gates"] += more_gates
+    file.values["stages"][1]["gates"] += more_gates
     file.set("document_qa.support=0")
     recipe = recipes.build(file, read(recipes.seeds_of(file)))
     outcome = execute(recipe, out, {"teacher": teacher}, log=Log(quiet=True))
@@ -70,7 +70,7 @@ def test_a_field_is_made_of_its_own_texts(field: str, tmp_path: Path) -> None:
     assert isinstance(place, dict) and place["licence"] == "CC0-1.0" and str(place["file"]).endswith(".md")
     assert any(reason.startswith("heuristics:refusal") for reason in dropped), dropped
     assert dropped["document_qa:number"] >= 1 and dropped["document_qa:not_in_document"] >= 1
-    rubric = re.sub(r"\s+", " ", load(f"vertical-{field}").values["stages"][1]["gates"][0]["judge"]["rubric"]).strip()
+    rubric = re.sub(r"\s+", " ", load(f"vertical-{field}").values["stages"][2]["gates"][0]["judge"]["rubric"]).strip()
     judged = [request.messages[-1].content for request in teacher.calls if "Score: n" in request.messages[-1].content]
     assert judged and all(rubric in re.sub(r"\s+", " ", asked) for asked in judged)
 
