@@ -1,9 +1,9 @@
 """What every method comes to on a small model: calls, what was proposed and kept, and what was dropped, and why.
 
-Each built-in method runs for two jobs on the embedded SmolLM2-135M-Instruct, which plays every role. All runs go on at
-once and share the model, so that its batches are full. Replies end after 80 tokens at the latest, so most that want
-more are dropped as cut. A model of this size follows few prompts to the letter: what is looked at is that each method
-goes through, and says why it lost what it did.
+Each built-in method runs for two jobs on the embedded SmolLM2-135M-Instruct, which plays every role, with few samples
+and questions a job (LEAST), and 80 tokens a reply at the most, so that most replies that want more are dropped as cut.
+All runs go on at once and share the model, so that its batches are full. A model of this size follows few prompts
+to the letter: what is looked at is that each method goes through, and says why it lost what it did.
 
 `--quick`: one method of each family.  `--only a,b`: these alone; their rows in the result are renewed.
 """
@@ -38,7 +38,23 @@ from kdaug.teachers.local import Local
 
 JOBS = 2
 MOST_TOKENS = 80  # of a reply
-ENDS = ("source", "max_jobs")
+MOST_CALLS = 60  # of a method; then a run ends by max_calls
+ENDS = ("source", "max_jobs", "max_calls")
+LEAST = {
+    "samples": 3,
+    "children": 2,
+    "queries": 6,
+    "questions": 2,
+    "topics": 2,
+    "per_prompt": 3,
+    "total": 6,
+    "count": 3,
+    "judgements": 1,
+    "max_rounds": 3,
+    "dev": 2,
+    "candidates": 2,
+    "steps": 2,
+}
 MOST_SECONDS = 1_500  # after that a run ends by max_time, and has not come to its end
 
 
@@ -68,7 +84,16 @@ class Shared(Local):
 def recipe_of(method: Method) -> Recipe:
     file = load(method.name)
     seeds = recipes.seeds_of(file, None if method.seeds else str(shipped() / "seeds" / "seeds.jsonl"))
-    return replace(recipes.build(file, read(seeds)), max_jobs=JOBS, max_time=MOST_SECONDS, target=None, select=None)
+    built = recipes.build(file, read(seeds))
+    stages = [replace(stage, generator=small(stage.generator)) for stage in built.stages]
+    caps: dict[str, Any] = {"max_jobs": JOBS, "max_calls": MOST_CALLS, "max_time": MOST_SECONDS}
+    return replace(built, stages=stages, target=None, select=None, **caps)
+
+
+def small(generator: Any) -> Any:  # Any: whatever fields it has
+    now = {name: getattr(generator, name, None) for name in LEAST}
+    less = {name: LEAST[name] for name, value in now.items() if isinstance(value, int) and value > LEAST[name]}
+    return replace(generator, **less) if less else generator
 
 
 async def tried(method: Method, teacher: Shared, folder: Path) -> dict[str, Any]:
