@@ -88,14 +88,15 @@ class Almost:
                 made.append(Discarded(child, drop))
             else:
                 usable[arm] = reply
+        compared: set[Arm] = set()
         for one, other in permutations(usable, 2):
             if self.better(one, other):
+                compared |= {one, other}
                 pair = preference(record, usable[one], usable[other], by=self.name)
                 drop = self._flaw(usable[one].text, usable[other].text)
                 made.append(Discarded(pair, drop) if drop else pair)
-        if len(usable) == 1:
-            made += [Discarded(answered(record, r, by=self.name), Drop("almost:single")) for r in usable.values()]
-        return made
+        alone = [reply for arm, reply in usable.items() if arm not in compared]
+        return [*made, *(Discarded(answered(record, r, by=self.name), Drop("almost:single")) for r in alone)]
 
     def _flaw(self, chosen: str, rejected: str) -> Drop | None:
         if flaw := PairBuilder().flaw(chosen, rejected):

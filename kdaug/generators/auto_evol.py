@@ -112,7 +112,13 @@ class AutoEvol:
 
     async def _trajectories(self, dev: Sequence[Record], method: str, generate: Generate) -> list[Evolved]:
         lines = await settled([self._line(record, method, generate.branch(n)) for n, record in enumerate(dev)])
-        return [evolved for line in lines if isinstance(line, list) for evolved in line]
+        tried: list[Evolved] = []
+        for record, line in zip(dev, lines, strict=True):
+            if isinstance(line, TeacherError | ParseError):  # it failed, which must make no method look better
+                tried += [Evolved(Discarded(record, Drop(line.reason)))] * self.rounds
+            else:
+                tried += line
+        return tried
 
     async def _line(self, parent: Record, method: str, generate: Generate) -> list[Evolved]:
         """The rounds of one instruction; after a failure the same parent is tried again."""

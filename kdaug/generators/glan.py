@@ -42,7 +42,7 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GlanSubjects:
-    """Lists the subjects of a discipline in `queries` replies, merged: each subject once."""
+    """Lists the subjects of a discipline in `queries` replies, each subject once (`glan_subjects:duplicate`)."""
 
     queries: int = 10  # paper, §2.2
     count: int = 20
@@ -75,18 +75,16 @@ class GlanSubjects:
                 continue
             items = numbered_list(reply.text)
             for subject in items[:-1] if reply.cut else items:
-                if (key := " ".join(words(subject))) in seen:
-                    continue
-                seen.add(key)
-                made.append(
-                    discipline.child(
-                        by=self.name,
-                        replies=[reply],
-                        prompt=user(subject),
-                        completion=None,
-                        meta={"attributes": {"discipline": name, "subject": subject}},
-                    )
+                key = " ".join(words(subject))
+                child = discipline.child(
+                    by=self.name,
+                    replies=[reply],
+                    prompt=user(subject),
+                    completion=None,
+                    meta={"attributes": {"discipline": name, "subject": subject}},
                 )
+                made.append(Discarded(child, Drop("glan_subjects:duplicate")) if key in seen else child)
+                seen.add(key)
         if not seen:
             raise ParseError("list", "\n".join(r.text for r in replies if not isinstance(r, Exception)))
         return made

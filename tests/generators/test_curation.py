@@ -112,6 +112,8 @@ def test_subjects_of_several_lists_are_merged() -> None:
         Completion("1. Law\n2. Half", finish_reason="length"),
     ]
     made, generate = run(GlanSubjects(queries=3), in_turn(*lists))
+    assert [reason(m) for m in made] == ["kept", "kept", "glan_subjects:duplicate", "kept", "kept"]
+    made = [m for m in made if isinstance(m, Record)]
     assert [text_of(m.prompt) for m in made] == ["Botany", "Soil science", "Ecology", "Law"]
     assert made[2].meta == {"attributes": {"discipline": "Gardening", "subject": "Ecology"}}
     assert generate.calls[0].sampling["top_p"] == 0.95
