@@ -124,6 +124,12 @@ def _converted(path: Path) -> str:
         raise ConfigError(
             f"{path}: markitdown cannot read it: {shorten(str(e), 200)}; take it out or convert it"
         ) from e
+    if (
+        path.suffix.lower() not in (".html", ".htm")
+        and text.strip() == path.read_bytes().decode(errors="replace").strip()
+    ):
+        # It takes a file that is none of its kind for plain text.
+        raise ConfigError(f"{path}: no {path.suffix} file that can be read: take it out or convert it")
     return str(text).encode(errors="replace").decode()
 
 
