@@ -24,7 +24,7 @@ class Alpaca:
     model made, and has no test for classification. A cut reply loses its last task (`alpaca:cut`); a block that lacks
     one of the three fields is discarded as `alpaca:malformed`, one without an output as `alpaca:empty_output`.
 
-    Raises ParseError("tasks") where nothing in the reply is a task.
+    Raises ParseError("tasks") where nothing in the reply is a task, ConfigError for a seed without an answer.
     """
 
     total: int = 20  # authors' code
@@ -91,9 +91,9 @@ class Alpaca:
 
 def _shown(parent: Record) -> Task:
     """A seed as one of the list."""
-    given = parent.meta.get("input")
-    return Task(
-        one_line(parent.instruction).rstrip(": "),
-        given if isinstance(given, str) else "",
-        text_of(parent.completion) or shorten("(left to you)"),
-    )
+    given, output = parent.meta.get("input"), text_of(parent.completion)
+    if not output:
+        raise ConfigError(
+            f"alpaca: the seed {shorten(parent.instruction, 60)!r} has no answer to be shown: give it one"
+        )
+    return Task(one_line(parent.instruction).rstrip(": "), given if isinstance(given, str) else "", output)

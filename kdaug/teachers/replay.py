@@ -12,6 +12,7 @@ from typing import ClassVar
 from kdaug.calls import nonce_of
 from kdaug.errors import ConfigError, TeacherError, TeacherUnavailable, Unrecorded, shorten
 from kdaug.journal import Journal
+from kdaug.record import text_of
 from kdaug.teacher import Completion, Request
 
 DEFAULT_SLOTS = 64  # of a run that did not note how many it had
@@ -68,7 +69,7 @@ class Replay:
         rows = self._by_request.get(digest)
         if rows is None:
             text = (
-                f"{self.folder} has no reply to {shorten(request.messages[-1].content)!r}: what is asked here differs "
+                f"{self.folder} has no reply to {shorten(text_of(request.messages))!r}: what is asked here differs "
                 "from what that run asked, in its recipe, seeds, templates or settings"
             )
             raise Unrecorded(text, request=request, teacher=self.name)

@@ -84,5 +84,7 @@ def test_a_task_without_output_and_a_reply_without_tasks() -> None:
     assert reasons(ask(f"{GOOD.format(n=4)}\n###\n{empty}")[0]) == ["kept", "alpaca:empty_output"]
     with pytest.raises(ParseError):
         ask("Sorry, no.")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match="set it higher"):
         ask("", total=3)
+    with pytest.raises(ConfigError, match="has no answer"):
+        asyncio.run(Alpaca()([Record(prompt=user("Do it."))], Scripted(in_turn()), Random(0)))

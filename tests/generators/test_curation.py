@@ -11,6 +11,7 @@ import pytest
 from scripted import Scripted, in_turn
 
 from kdaug.errors import BadRequest, ConfigError, ParseError
+from kdaug.gates.minhash import MinHash
 from kdaug.generators.glan import Glan, GlanSubjects, choices_of, count_choices, draw_choices
 from kdaug.generators.persona_hub import KINDS, Personas, PersonaTask, after_prefix
 from kdaug.generators.topic_tree import TopicTree
@@ -165,6 +166,18 @@ def test_one_persona_is_one_prompt_and_is_not_repeated_in_the_task() -> None:
     assert "Person: A cook\nUser prompt: How hot?" in run(shown, in_turn("User prompt: Help."), PERSONA)[1].prompts[0]
     with pytest.raises(ConfigError, match="no kind 'poem'"):
         PersonaTask(kind="poem")
+
+
+def test_personas_are_told_apart_by_their_words_alone() -> None:
+    """MinHash on single words at 0.9 takes a permutation for the same persona, as the paper's does."""
+    gate, told = MinHash(threshold=0.9, shingle=1).start(()), []
+    for persona in (NURSE, "Keeps the records on a children's ward: a night nurse who", "A night nurse with two cats"):
+        prepared = asyncio.run(gate.prepare(Record(prompt=user(persona)), Scripted(in_turn())))
+        drop = gate.decide(prepared)
+        told.append(drop.reason if drop else "kept")
+        if not drop:
+            gate.remember(prepared)
+    assert told == ["kept", "minhash:near_duplicate", "kept"]
 
 
 def test_the_field_alone_is_no_task() -> None:
