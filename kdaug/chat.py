@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from kdaug.record import Json, Message, Messages
 from kdaug.teacher import Continues
 
 MARK, SYSTEM_MARK = "KDAUG-7c1f-USER", "KDAUG-7c1f-SYSTEM"  # stand for a turn's words where a template is taken apart
+JOINER = "\u2060"  # of no width, and at which no line breaks
 OPENING = 8  # tokens at the end of a prompt in which an opened tag stands, also where it is no token of its own
 # Qwen3, DeepSeek-R1 and others; the opening tag may be part of the prompt.
 THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
@@ -36,7 +37,11 @@ class Spoken:
 
 @dataclass(frozen=True)
 class Chat:
-    """A model's tokenizer with its chat template; `ends` are the tokens that end its turn."""
+    """A model's tokenizer with its chat template; `ends` are the tokens that end its turn.
+
+    A special token that a message spells out (`<|im_start|>`) is text and no token: it gets a character without width
+    after its first, so that what somebody wrote cannot end a turn or open one.
+    """
 
     name: str
     tokenizer: Any  # of transformers, whose types are not followed
@@ -90,12 +95,28 @@ class Chat:
         """
         from jinja2 import TemplateError
 
-        plain, offered = [_plain(m) for m in messages], list(tools) or None
+        plain, offered = [_plain(self._quiet(m)) for m in messages], list(tools) or None
         try:
             text = self.tokenizer.apply_chat_template(plain, tools=offered, tokenize=False, add_generation_prompt=ask)
         except TemplateError as e:
             raise BadRequest(f"the chat template of {self.name} rejects this conversation: {e}") from e
         return str(text)
+
+    @cached_property
+    def _special(self) -> re.Pattern[str]:
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        words = sorted((t.content for t in added if t.special and len(t.content) > 1), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, words)) or r"(?!)")
+
+    def _quiet(self, message: Message) -> Message:
+        said = (message.content, *(call.arguments for call in message.tool_calls))
+        if not any(map(self._special.search, said)):
+            return message
+        calls = tuple(replace(call, arguments=self._split(call.arguments)) for call in message.tool_calls)
+        return replace(message, content=self._split(message.content), tool_calls=calls)
+
+    def _split(self, text: str) -> str:
+        return self._special.sub(lambda found: f"{found[0][0]}{JOINER}{found[0][1:]}", text)
 
     def ask(self, messages: Messages) -> list[int]:
         """The token ids that the model continues with its answer; the template has written every special token."""
@@ -190,7 +211,7 @@ class Chat:
         if len(answer) != 1 or answer[0].role != "assistant":
             raise BadRequest("only one message of the assistant can be scored")
         spoken = self.speak(prompt, answer)
-        if answer[0].content not in spoken.text[spoken.spans[0][0] :]:
+        if self._split(answer[0].content) not in spoken.text[spoken.spans[0][0] :]:
             raise BadRequest(f"the chat template of {self.name} rewrites the answer, so it cannot be scored as it is")
         ((ids, said),) = self.encode([spoken])
         if True not in said:
