@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -14,10 +15,13 @@ from scripted import Scripted, in_turn
 
 from kdaug.chat import Chat
 from kdaug.errors import BadRequest, ConfigError
+from kdaug.generator import Generate
 from kdaug.generators.magpie import Magpie, sanitized
+from kdaug.progress import Log
 from kdaug.prompts import render
 from kdaug.recipe import Recipe, check_roles
 from kdaug.record import Discarded, Record, assistant, system, user
+from kdaug.running import execute
 from kdaug.source import Each
 from kdaug.stage import Stage
 from kdaug.teacher import Completion, Request
@@ -156,6 +160,32 @@ def test_a_teacher_behind_a_chat_api_is_refused_before_any_call() -> None:
     with pytest.raises(ConfigError, match="cannot go on from a bare text"):
         check_roles(recipe, {"teacher": OpenAI("m", base_url="http://127.0.0.1:9/v1")})
     check_roles(recipe, {"teacher": Fake()})
+
+
+class Undeclared:
+    """A generator that goes on from a bare text and does not say so."""
+
+    name, roles = "undeclared", ("teacher",)
+
+    async def __call__(self, parents: Sequence[Record], generate: Generate, rng: Random) -> list[Record]:
+        reply = await generate("Once upon a time", continues="text")
+        return [parents[0].child(by=self.name, replies=[reply], completion=assistant(reply.text))]
+
+
+@dataclass(eq=False)
+class ChatOnly(Fake):
+    """A teacher that takes messages alone."""
+
+    raw_prompt: ClassVar[bool] = False
+
+
+def test_a_part_that_does_not_say_so_is_refused_at_its_call(tmp_path: Path) -> None:
+    recipe = Recipe(Each([SEED]), [Stage(Undeclared())])
+    outcome = execute(recipe, tmp_path / "no", {"teacher": ChatOnly()}, log=Log(quiet=True))
+    assert isinstance(outcome.error, ConfigError) and "cannot go on from a bare text" in str(outcome.error)
+    fake = Fake()
+    assert execute(recipe, tmp_path / "yes", {"teacher": fake}, log=Log(quiet=True)).facts["kept"] == 1
+    assert fake.calls[0].continues == "text"
 
 
 def test_what_a_request_continues_is_part_of_its_digest_and_is_journalled() -> None:
