@@ -6,7 +6,7 @@
       start/             before the first round: evaluation.json, and student/ where the plan trains one first
       round-0/
         run/             the round's run, a folder as any other
-        data.jsonl       what is trained on, where that is more than the run's dataset
+        data/            what is trained on, where that is more than the run's dataset
         student/         the trained student, which opens with transformers
         asked/           the run of the evaluation
         evaluation.json
@@ -24,7 +24,8 @@ from typing import Any
 
 import orjson
 
-from kdaug.dataset import Dataset
+from kdaug import __version__
+from kdaug.dataset import Dataset, is_dataset, write_dataset
 from kdaug.errors import ConfigError
 from kdaug.export import whole
 from kdaug.loop_plan import Measure, Plan, Trainer
@@ -143,7 +144,7 @@ class _Loop:
         """The student before the first round, trained on the seeds where the plan says so: its figure."""
         folder = self.out / "start"
         if self.plan.first is not None:
-            seeds = self._written(self.out / "seeds.jsonl", self._seeds(self.plan.first))
+            seeds = self._written(folder / "data", self._seeds(self.plan.first))
             self.log.say(f"start: trained on {len(seeds):,} seeds")
             self.plan.first.fit(seeds, student=self.base, out=folder / "student", on_step=self.on_step)
         return self._measure(self.last, "start", folder)
@@ -213,7 +214,7 @@ class _Loop:
             self.grown = [*self.grown, *_kept(folder / "run", "completion")]
         if len(rounds) == 1 and not plan.with_seeds:
             return Dataset(folder / "run")
-        return self._written(folder / "data.jsonl", [*(self._seeds(plan.train) if plan.with_seeds else ()), *kept])
+        return self._written(folder / "data", [*(self._seeds(plan.train) if plan.with_seeds else ()), *kept])
 
     def _seeds(self, trainer: Trainer) -> list[Record]:
         """The seeds to train on: those held out are none of them."""
@@ -221,13 +222,12 @@ class _Loop:
         held_out = hold_out(seeds, self.recipe.holdout)
         return [s for s in seeds if s.kind == trainer.kind and s.id not in held_out]
 
-    def _written(self, file: Path, records: Iterable[Record]) -> Any:
-        """Records as a file, so that the student's card can say where they are, each once."""
-        if not file.is_file():
-            with whole(file) as fresh:
-                once = {record.id: record for record in records}
-                fresh.write_bytes(b"".join(orjson.dumps(r.to_json()) + b"\n" for r in once.values()))
-        return read(file)
+    def _written(self, folder: Path, records: Iterable[Record]) -> Dataset:
+        """Records as a dataset, each once, so that the student's card can say where they are."""
+        if not is_dataset(folder):
+            once = {record.id: record for record in records}
+            write_dataset(folder, lambda: iter(once.values()), facts={"kdaug": __version__, "recipe": self.identity})
+        return Dataset(folder)
 
     def _plateau(self) -> bool:
         plan = self.plan

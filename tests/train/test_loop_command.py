@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kdaug.cli import main
+from kdaug.dataset import Dataset
 from kdaug.record import Record, text_of
 from kdaug.train.student import digest, locate
 
@@ -52,7 +53,7 @@ def test_two_rounds_of_spin(command: list[str], tiny: Path, tmp_path: Path, caps
     for n, parent in enumerate([first, students[0]]):  # as each training itself tells it: its start, and its reference
         assert json.loads((out / f"round-{n}/student/training.json").read_text())["facts"]["student"] == parent
     assert loop["start"] is not None and all(r["figure"] > 0 for r in loop["rounds"])
-    assert len((out / "round-1/data.jsonl").read_bytes().splitlines()) == sum(r["records"] for r in loop["rounds"])
+    assert len(Dataset(out / "round-1/data")) == sum(r["records"] for r in loop["rounds"])
     assert "round 1" in capsys.readouterr().out
 
 
