@@ -19,6 +19,7 @@ from kdaug.journal import Journal
 
 COMMANDS = [
     "init",
+    "methods",
     "run",
     "curate",
     "mix",
