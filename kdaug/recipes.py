@@ -26,7 +26,7 @@ from kdaug.recipe import Recipe
 from kdaug.recipe_file import CAPS, RecipeFile, unknown
 from kdaug.record import Record
 from kdaug.rows import Rows
-from kdaug.source import Each, GrowingPool, Source
+from kdaug.source import Each, GrowingPool, Source, WithOthers
 from kdaug.stage import Stage
 from kdaug.teacher import Teacher
 
@@ -86,6 +86,9 @@ GENERATORS = {
     "planning": "kdaug.generators.planning:Planning",
     "toolalpaca_tools": "kdaug.generators.toolalpaca_tools:ToolAlpacaTools",
     "toolalpaca": "kdaug.generators.toolalpaca:ToolAlpaca",
+    "raft": "kdaug.generators.raft:Raft",
+    "self_rag": "kdaug.generators.self_rag:SelfRag",
+    "sail": "kdaug.generators.sail:Sail",
     "apigen": "kdaug.generators.apigen:ApiGen",
     "respond": "kdaug.generators.respond:Respond",
     "persd": "kdaug.generators.persd:Persd",
@@ -154,7 +157,14 @@ TRAINERS = {
     "preference": "kdaug.train.preference:Preference",
     "dpo": "kdaug.train.preference:Preference",
 }
-SOURCES = {"each": Each, "growing_pool": GrowingPool, "chunks": Chunks, "snippets": Snippets, "attributes": Attributes}
+SOURCES = {
+    "each": Each,
+    "growing_pool": GrowingPool,
+    "with_others": WithOthers,
+    "chunks": Chunks,
+    "snippets": Snippets,
+    "attributes": Attributes,
+}
 ENTRY_POINTS = "kdaug.parts"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 

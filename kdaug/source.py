@@ -93,6 +93,44 @@ class GrowingPool:
         return self._held_out.issuperset(record.roots or (record.id,))
 
 
+@dataclass
+class WithOthers:
+    """Every seed once, in order, and `count` other ones beside it, drawn evenly from its own side: passages among which
+    it is to be found, say. Where its side has fewer, all of them."""
+
+    seeds: Sequence[Record]
+    count: int = 4
+    grows = False
+    _next: int = field(default=0, init=False, repr=False)
+    _sides: tuple[Sequence[Record], Sequence[Record]] = field(default=((), ()), init=False, repr=False)
+    _held_out: frozenset[str] = field(default=frozenset(), init=False, repr=False)
+
+    def start(self, held_out: Collection[str] = ()) -> WithOthers:
+        live = replace(self)
+        live._held_out = frozenset(held_out)
+        live._sides = (
+            [seed for seed in self.seeds if not live._is_held_out(seed)],
+            [seed for seed in self.seeds if live._is_held_out(seed)],
+        )
+        return live
+
+    def draw(self, rng: Random) -> tuple[Record, ...] | None:
+        if self._next >= len(self.seeds):
+            return None
+        seed = self.seeds[self._next]
+        self._next += 1
+        side = self._sides[self._is_held_out(seed)]
+        # One more than is needed, since the seed itself may be among them: the side is not copied for each draw.
+        drawn = rng.sample(side, min(self.count + 1, len(side)))
+        return (seed, *[other for other in drawn if other.id != seed.id][: self.count])
+
+    def accept(self, record: Record) -> None:
+        pass
+
+    def _is_held_out(self, record: Record) -> bool:
+        return self._held_out.issuperset(record.roots or (record.id,))
+
+
 def hold_out(seeds: Sequence[Record], share: float) -> frozenset[str]:
     """The roots whose descendants form the test split: `share` of those of the seeds (at least one, never all), by
     their hash, so that the choice depends neither on their order nor on a seed."""

@@ -120,6 +120,8 @@ def _plausible(request: Request) -> str:
         if kind == "json":
             return json.dumps(_example(wanted, wanted, rng, asked))
         return str(rng.choice(wanted)) if isinstance(wanted, list) else _sentence(rng, 3)  # a regex is beyond it
+    if passage := re.search(r"<passage>\n(.+?)\n</passage>", asked, re.DOTALL):
+        return _grounded(passage[1].split(), asked, rng)
     if asked.endswith("\n#### 72"):
         return f"Question 1: {_sentence(rng, 12)}\nAnswer 1: {_sentence(rng, 12)}\n#### {rng.randint(1, 99)}"
     if "\nAnswer: <your answer>" in asked and (of := re.search(r"(\d+) ([+*-]) (\d+)", asked)):
@@ -168,6 +170,21 @@ def _plausible(request: Request) -> str:
     if "in one ```python block" in asked:
         return f"```python\n{_program(asked, rng)}\n```"
     return _sentence(rng, rng.randint(12, 40))
+
+
+def _grounded(passage: list[str], asked: str, rng: Random) -> str:
+    """Words that stand together in the passage of a prompt: a quote, or questions of it."""
+
+    def piece(words: int) -> str:
+        start = rng.randrange(max(1, len(passage) - words))
+        return " ".join(passage[start : start + words])
+
+    if numbered := re.search(r"numbered (\d+) to (\d+)", asked):
+        first, last = map(int, numbered.groups())
+        return "\n".join(f"{n}. {piece(7)}?" for n in range(first, last + 1))
+    if "##begin_quote##" in asked:
+        return f"{_sentence(rng, 9)} ##begin_quote## {piece(7)} ##end_quote##\n<ANSWER>: {piece(4)}"
+    return piece(9)
 
 
 def _program(asked: str, rng: Random) -> str:
