@@ -52,8 +52,8 @@ class Raft:
         oracle, *others = parents
         if len({text_of(parent.prompt) for parent in parents}) < self.distractors + 2:
             raise ConfigError(
-                f"raft: {self.distractors} distractors and one in the oracle's place need as many other passages: write "
-                f"source: {{with_others: {{count: {self.distractors + 1}}}}}, and give more seeds"
+                f"raft: {self.distractors} distractors and one in the oracle's place need as many other passages: "
+                f"write source: {{with_others: {{count: {self.distractors + 1}}}}}, and give more seeds"
             )
         passage = text_of(oracle.prompt)
         asked = render("raft/questions", passage=passage, count=self.questions)
