@@ -87,4 +87,5 @@ def _softmax(logits: Array) -> Array:
     import numpy as np
 
     shifted: Array = np.exp(logits - logits.max(1, keepdims=True))
-    return shifted / shifted.sum(1, keepdims=True)
+    shares: Array = shifted / shifted.sum(1, keepdims=True)
+    return shares
