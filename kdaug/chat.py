@@ -147,8 +147,10 @@ class Chat:
         own = len(text) - len(opening) - len(rest)
         if not rest.startswith(ending) or own <= 0 or not (text.startswith(opening) and text.endswith(rest)):
             return text
-        begin = self.tokenizer.bos_token or ""
-        return (begin if opening.startswith(begin) else "") + rest[len(ending) :]
+        begin, turn = self.tokenizer.bos_token or "", rest[len(ending) :]
+        # SmolLM2's first token is also the one that opens every turn: there it stands twice, or not by itself.
+        written = begin * 2 if turn.startswith(begin) else begin
+        return (begin if opening.startswith(written) else "") + turn
 
     def tokens_of(self, messages: Messages, continues: Continues) -> list[int]:
         """The token ids that a reply goes on from: see `Request.continues`."""

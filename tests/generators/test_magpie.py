@@ -74,6 +74,8 @@ class Tokenizer:
     [
         (CHATML, None, "<|im_start|>user\n"),
         (OWN_SYSTEM, None, "<|im_start|>user\n"),
+        (OWN_SYSTEM, "<|im_start|>", "<|im_start|>user\n"),  # SmolLM2
+        ("{{ bos_token }}" + OWN_SYSTEM, "<s>", "<s><|im_start|>user\n"),
         (LLAMA3, "<|begin_of_text|>", "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n"),
         (MISTRAL, "<s>", "<s>[INST] "),
     ],
@@ -81,7 +83,7 @@ class Tokenizer:
 def test_the_prefix_is_the_templates_own_up_to_the_users_words(template: str, bos: str | None, prefix: str) -> None:
     chat = Chat("test", Tokenizer(template, bos), (0,))
     assert chat.open_user() == prefix
-    if template is not OWN_SYSTEM:
+    if "helpful" not in template:
         empty = chat.render(user(""))
         assert empty.startswith(prefix)
 
