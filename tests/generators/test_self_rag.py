@@ -87,14 +87,11 @@ def test_the_grammar() -> None:
 
 def test_evidence_may_be_used_on() -> None:
     def reply(prompt: str) -> str:
-        return (
-            critic(PARTIAL if "spring" in prompt.partition("What was")[0] else FULL)(prompt)
-            if "Continue" not in prompt
-            else "Continue to Use Evidence"
-        )
+        return "Continue to Use Evidence" if '"Continue to Use' in prompt else critic(FULL)(prompt)
 
     made, generate = run(reply)
-    assert "[Continue to Use Evidence]" in grammar(made) or grammar(made).count("P") == 1
+    assert grammar(made).count("[Retrieval]P") == 1 == grammar(made).count("[Continue to Use Evidence]P")
+    assert made.completion[1] == made.completion[3]  # the passage that was used before
     assert sum("What was found" in prompt for prompt in generate.prompts) == 3  # two, and the one that is used on
 
 
