@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import sys
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl
 
 from kdaug import prompts
 from kdaug.attributes import Attributes
+from kdaug.coercion import coerced, load_class
 from kdaug.curate import curating, stages_of
 from kdaug.documents import Chunks, Snippets
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
-from kdaug.plain_yaml import plain_yaml
 from kdaug.prices import Price
 from kdaug.recipe import Recipe
 from kdaug.recipe_file import CAPS, RecipeFile, unknown
@@ -28,7 +24,8 @@ from kdaug.record import Record
 from kdaug.rows import Rows
 from kdaug.source import Each, GrowingPool, Source, WithOthers
 from kdaug.stage import Stage
-from kdaug.teacher import Teacher
+from kdaug.teacher_specs import TEACHERS as TEACHERS
+from kdaug.teacher_specs import teacher as teacher
 
 if TYPE_CHECKING:
     from kdaug.loop_plan import Plan
@@ -151,17 +148,6 @@ SELECTORS = {
     "top_k": "kdaug.selectors.top_k:TopK",
     "sun_gen": "kdaug.selectors.sun_gen:SunGen",
 }
-TEACHERS = {
-    "openai": "kdaug.teachers.openai:OpenAI",
-    "vllm": "kdaug.teachers.vllm:VLLM",
-    "serve": "kdaug.teachers.serve:Serve",
-    "local": "kdaug.teachers.local:Local",
-    "batch": "kdaug.teachers.batch:Batch",
-    "langchain": "kdaug.teachers.langchain:LangChain",
-    "replay": "kdaug.teachers.replay:Replay",
-    "fake": "kdaug.teachers.fake:WhiteBoxFake",
-    "route": "kdaug.teachers.route:Route",
-}
 TRAINERS = {
     "sft": "kdaug.train.sft:SFT",
     "distill": "kdaug.train.distill:Distill",
@@ -188,7 +174,7 @@ def build(
     hints = typing.get_type_hints(Recipe)
     for key in ("target", *CAPS, "seed", "holdout"):
         if file.values.get(key) is not None:
-            plain[key] = _coerced(file, file.values[key], hints[key], key)
+            plain[key] = coerced(file, file.values[key], hints[key], key)
     plain["prices"] = _prices(file)
     built = stages_in(file)
     if isinstance(seeds, Rows):
@@ -202,7 +188,7 @@ def build(
     if file.values.get("select") is not None:
         plain["select"] = _make(file, SELECTORS, "selector", file.values["select"], "select")
     if file.values.get("judge_checks"):
-        plain["judge_checks"] = _coerced(file, file.values["judge_checks"], Sequence[Path], "judge_checks")
+        plain["judge_checks"] = coerced(file, file.values["judge_checks"], Sequence[Path], "judge_checks")
     try:
         return Recipe(source, built, name=file.name, seeds_from=seeds_from, templates=templates, **plain)
     except ConfigError as e:
@@ -222,47 +208,6 @@ def seeds_of(file: RecipeFile, given: str | None = None) -> str:
         raise file.error(f"expected the name of a file, a folder or a Hub dataset, found {written!r}", "seeds")
     shipped, beside = prompts.shipped() / "seeds" / written, Path(file.where).parent / written
     return next((str(path) for path in (Path(written), beside, shipped) if path.exists()), written)
-
-
-def teacher(spec: str) -> Teacher:
-    """A teacher from `kind:model?key=value&…`, such as `openai:gpt-x?base_url=http://localhost:8000/v1&concurrency=64`.
-    Several of them with | between are one: `route:openai:m?base_url=…|openai:m?base_url=…`.
-
-    Raises ConfigError for an unknown kind or key, a value of the wrong type, or a missing extra.
-    """
-    if not spec.strip():
-        raise ConfigError("the name of a teacher is empty: write KIND:MODEL, such as openai:gpt-x or local:smollm2")
-    head, _, query = spec.partition("?")
-    kind, _, model = head.partition(":")
-    if kind not in TEACHERS:
-        hint = f" (a model by its name alone? write openai:{spec}, vllm:{spec} or local:{spec})" if not model else ""
-        raise ConfigError(f"teacher {spec!r}: {unknown('kind', kind, tuple(TEACHERS))}{hint}")
-    made = _load_class(TEACHERS[kind])
-    if kind == "route":
-        route: Teacher = made([teacher(one) for one in spec.partition(":")[2].split("|")])
-        return route
-    known = inspect.signature(made).parameters
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
-    hints = typing.get_type_hints(made.__init__)
-    arguments: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in known and not open_ended:
-            names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
-            raise ConfigError(f"teacher {spec!r}: {unknown('key', key, names)}")
-        file = RecipeFile(f"teacher {spec!r}", {})
-        value = text if hints.get(key) in (str, str | None) else plain_yaml(text)
-        arguments[key] = _coerced(file, value, hints.get(key, Any), key)
-    subject = next(name for name in ("model", "folder", "chat", "name") if name in known)
-    if model:
-        arguments[subject] = model
-    elif known[subject].default is inspect.Parameter.empty:
-        raise ConfigError(f"teacher {spec!r}: which {subject}? write {kind}:{subject.upper()}")
-    built: Teacher = made(**arguments)
-    if kind == "langchain":
-        from kdaug.teachers.retry import Retry
-
-        built = Retry(built)
-    return built
 
 
 def plan_of(file: RecipeFile) -> Plan:
@@ -297,7 +242,7 @@ def _prices(file: RecipeFile) -> dict[str, Price]:
     for model, price in written.items():
         if not isinstance(price, dict) or price.keys() != {"input", "output"}:
             raise file.error("expected {input: …, output: …}, US dollars per million tokens", "prices", str(model))
-        figures = [_coerced(file, price[side], float, "prices", str(model), side) for side in ("input", "output")]
+        figures = [coerced(file, price[side], float, "prices", str(model), side) for side in ("input", "output")]
         found[str(model)] = Price(*figures)
     return found
 
@@ -338,7 +283,7 @@ def _stage(file: RecipeFile, stage: object, number: int) -> Stage:
         raise file.error("expected a list of gates", *at, "gates")
     window = stage.get("window")
     if window is not None:
-        window = _coerced(file, window, int, *at, "window")
+        window = coerced(file, window, int, *at, "window")
     generator = _make(file, GENERATORS, "generator", stage["generator"], *at, "generator")
     return Stage(generator, _gates(file, gates, *at, "gates"), window)
 
@@ -377,7 +322,7 @@ def _class_of(file: RecipeFile, table: Mapping[str, str], what: str, name: str, 
             raise file.error(unknown(what, name, (*table, *more)) + ", or package.module:Class", *at)
         address = found[0].value
     try:
-        return _load_class(address, file.folder)
+        return load_class(address, file.folder)
     except ConfigError as e:
         raise file.error(str(e), *at) from e
 
@@ -404,7 +349,7 @@ def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: s
             continue
         if key not in known:
             raise file.error(unknown("field", key, tuple(known)), *at, key)
-        checked[key] = _coerced(file, value, hints.get(key, Any), *at, key)
+        checked[key] = coerced(file, value, hints.get(key, Any), *at, key)
     needed = (n for n, p in inspect.signature(made).parameters.items() if p.default is p.empty and p.kind in _NAMED)
     if missing := [name for name in needed if name not in checked]:
         raise file.error(f"needs {' and '.join(missing)}: write {{{at[-1]}: {{{missing[0]}: …}}}}", *at)
@@ -414,49 +359,3 @@ def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: s
         raise file.error(f"{e}", *at) from e
     except ConfigError as e:
         raise file.error(str(e), *at) from e
-
-
-def _load_class(address: str, folder: Path | None = None) -> Any:
-    """`package.module:Class`; the module may also lie in `folder`, beside the recipe that names it."""
-    module, _, name = address.partition(":")
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))  # last, so that it hides nothing that is installed
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, SyntaxError, ValueError) as e:
-        raise ConfigError(f"cannot import {module} for {address} ({e})") from e
-    except AttributeError as e:
-        raise ConfigError(f"{module} has no {name}") from e
-
-
-def _coerced(file: RecipeFile, value: object, hint: Any, *at: str | int) -> Any:
-    """`value` as the declared type wants it (a list becomes a tuple, an int a float), or an error that says so."""
-    fits, found = _fit(value, hint)
-    if not fits:
-        wanted = getattr(hint, "__name__", str(hint)).replace("typing.", "")
-        raise file.error(f"expected {wanted if not typing.get_args(hint) else str(hint)}, found {value!r}", *at)
-    return found
-
-
-def _fit(value: object, hint: Any) -> tuple[bool, Any]:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return next((fit for a in args if (fit := _fit(value, a))[0]), (False, value))
-    if origin is typing.Literal:
-        return value in args, value
-    if origin in (tuple, list, Sequence):
-        if not isinstance(value, (list, tuple)):
-            return False, value
-        fits = [_fit(item, args[0] if args else Any) for item in value]
-        return all(ok for ok, _ in fits), tuple(item for _, item in fits)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return True, float(value)
-    if hint in (int, float):
-        return isinstance(value, hint) and not isinstance(value, bool), value
-    if hint in (str, bool):
-        return isinstance(value, hint), value
-    if hint is type(None):
-        return value is None, value
-    if hint is Path:
-        return isinstance(value, str), Path(value) if isinstance(value, str) else value
-    return True, value
