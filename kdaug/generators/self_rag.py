@@ -20,7 +20,8 @@ RETRIEVE, NO_RETRIEVE, CONTINUE = "Retrieval", "No Retrieval", "Continue to Use 
 RELEVANT, IRRELEVANT = "Relevant", "Irrelevant"
 FULL, PARTIAL, NONE = "Fully supported", "Partially supported", "No support / Contradictory"
 UTILITY_WEIGHTS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # authors' code, of utility 1 to 5
-_SENTENCE = re.compile(r"[^.!?。！？]+(?:[.!?。！？]+[\"')\]]*|$)\s*")
+# A point ends one where white space follows it: "3.5 km" is whole.
+_SENTENCE = re.compile(r".+?(?:[.!?]+[\"')\]]*(?=\s|$)|[。！？]+|$)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scripted import Scripted
 
 from kdaug.errors import ParseError
 from kdaug.generators.self_rag import FULL, IRRELEVANT, NONE, PARTIAL, SelfRag, choose, retrieves, segment_score
-from kdaug.record import Discarded, Record, assistant, user
+from kdaug.record import Discarded, Record, assistant, text_of, user
 
 ANSWER = "The moon pulls at the sea and makes the tides. So it is. The spring tide is higher than usual ones are."
 RECORD = Record(prompt=user("Why are there tides?"), completion=assistant(ANSWER))
@@ -108,3 +108,9 @@ def test_what_cannot_be_read_is_never_the_best_label() -> None:
 def test_a_record_without_an_answer() -> None:
     made, _ = run(critic(FULL), Record(prompt=user("Why?")))
     assert isinstance(made, Discarded) and made.drop.reason == "self_rag:no_answer"
+
+
+def test_a_point_within_a_number_ends_no_sentence() -> None:
+    answer = "The tide rises by 3.5 metres within six hours here. It falls again as slowly."
+    made, _ = run(critic(FULL, "No Retrieval"), Record(prompt=user("How high?"), completion=assistant(answer)))
+    assert re.sub(r"\[[^]]*\]", "", text_of(made.completion)) == answer
