@@ -9,6 +9,7 @@ from random import Random
 from typing import ClassVar
 
 from kdaug.answers import final_answer, same_answer
+from kdaug.erasure import PromptEraser
 from kdaug.errors import shorten
 from kdaug.generator import Generate
 from kdaug.judging import leaked
@@ -35,10 +36,10 @@ class STaR:
     answer as a hint, and what it then reasons is kept where it ends in the answer (STaR, arXiv 2203.14465, §3.1-3.2).
 
     Examples, form and hint are in no record: the template's conversation is never stored, and a rationale that speaks
-    of the hint is dropped (`star:hint`). A success is never rationalised. Examples are in the template `star/solve`:
-    put some of your own task's there.
+    of the hint, or copies an example, is dropped (`star:hint`, `star:leak`). A success is never rationalised. Examples
+    are in the template `star/solve`: put some of your own task's there.
 
-    Drops `star:no_reference`, `star:wrong`, `star:cut`, `star:hint`; a failure has one drop a try.
+    Drops `star:no_reference`, `star:wrong`, `star:cut`, `star:hint`, `star:leak`; a failure has one drop a try.
     """
 
     rationalise: bool = True
@@ -68,7 +69,7 @@ class STaR:
         )
         by = f"star/{'rationalise' if hint else 'reason'}"
         child = record.child(by=by, replies=[reply], completion=assistant(reply.text), rejected=None, label=None)
-        drop = self._flaw(record, reply, hint)
+        drop = self._flaw(record, reply, hint) or _examples(asked).drop(self.name, child, record.prompt)
         return Discarded(child, drop) if drop else child
 
     def _asked(self, record: Record, hint: str) -> tuple[Message, ...]:
@@ -86,3 +87,9 @@ class STaR:
         if hint and (phrase := leaked(reply.text, HINT_WORDS, text_of(record.prompt))):
             return Drop("star:hint", {"phrase": phrase})
         return None
+
+
+def _examples(asked: Sequence[Message]) -> PromptEraser:
+    """What finds the words of the worked examples in a record."""
+    told = (message.content for message in asked if message.role == "assistant")
+    return PromptEraser({f"example {number}": text for number, text in enumerate(told, 1)})

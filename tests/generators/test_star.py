@@ -55,6 +55,11 @@ def test_a_rationale_that_speaks_of_its_hint_is_dropped(reply: str) -> None:
     assert not kept and [d.drop.reason for d in discarded] == ["star:hint", "star:wrong"]
 
 
+def test_a_rationale_that_copies_a_worked_example_is_dropped() -> None:
+    kept, (copied,), _ = run(SUM, "After the gift she has 14 - 5 = 9 stamps.\nAnswer: 10", rationalise=False)
+    assert not kept and copied.drop.reason == "star:leak" and copied.drop.detail["source"] == "example 1"
+
+
 def test_what_is_wrong_twice_is_two_drops() -> None:
     kept, discarded, _ = run(SUM, "Answer: 11", Completion("Answer: 1", finish_reason="length"))
     assert not kept and [d.drop.reason for d in discarded] == ["star:cut", "star:wrong"]
