@@ -136,3 +136,27 @@ def test_readme_and_docs_name_every_recipe_command_and_part() -> None:
         assert f"`{name}`" in text, name  # docs/methods.md is printed: those of the methods stand there
     for command in re.findall(r"^    (\S+) ", shown, re.MULTILINE):
         assert f"kdaug {command}" in text, command
+
+
+def test_the_loop_that_teaches_itself(tmp_path: Path) -> None:
+    """Its problems are disjoint and its committed figures say what it claims; the whole takes half an hour."""
+    code = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import loop_reasoning as example
+from pathlib import Path
+for task in example.TASKS:
+    example.write_problems(task, 0, Path(sys.argv[2]))
+    rows = [Path(sys.argv[2], name).read_text().splitlines() for name in ("train.jsonl", "held_out.jsonl")]
+    assert [len(side) for side in rows] == [example.TRAIN, example.HELD_OUT] and not set(rows[0]) & set(rows[1])
+file = example.recipe_file("last_word", 0, Path(sys.argv[2]))
+assert example.recipe_of(file, Path(sys.argv[2])).stages[0].generator.form == "last_word"
+"""
+    folder = ROOT / "examples" / "loop_reasoning"
+    subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True)
+    (result,) = json.loads((folder / "results.json").read_text("utf-8"))
+    assert len(result["seeds"]) >= 1 and result["problems"]["held_out"] >= 300
+    start, baseline, *rounds = (told for name, told in result["accuracy"].items() if name != "start")
+    assert len(rounds) >= 2 and all(told["n"] == 300 * len(result["seeds"]) for told in rounds)
+    assert all(told["low"] > max(start["high"], baseline["high"]) for told in rounds)
+    assert rounds == sorted(rounds, key=lambda told: told["mean"])
