@@ -155,7 +155,7 @@ assert example.recipe_of(file, Path(sys.argv[2])).stages[0].generator.form == "l
     folder = ROOT / "examples" / "loop_reasoning"
     subprocess.run([sys.executable, "-c", code, str(folder), str(tmp_path)], check=True)
     (result,) = json.loads((folder / "results.json").read_text("utf-8"))
-    assert len(result["seeds"]) >= 1 and result["problems"]["held_out"] >= 300
+    assert len(result["seeds"]) >= 3 and result["problems"]["held_out"] >= 300
     start, baseline, *rounds = (told for name, told in result["accuracy"].items() if name != "start")
     assert len(rounds) >= 2 and all(told["n"] == 300 * len(result["seeds"]) for told in rounds)
     assert all(told["low"] > max(start["high"], baseline["high"]) for told in rounds)
