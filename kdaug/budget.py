@@ -207,7 +207,7 @@ class Account:
     def failed(self, error: TeacherError, *, last: bool) -> None:
         """After an attempt that brought no reply. `last`: the journal gets the error as the call's reply."""
         id, worst = self._open.pop()
-        self._settle(id, worst, calls=not last, billed=not isinstance(error, UNBILLED_FAILURES))
+        self._settle(id, worst, calls=not last, billed=error.billed or not isinstance(error, UNBILLED_FAILURES))
         while last and self._open:  # turns that had replies, which nobody will count now
             self._settle(*self._open.pop(), calls=True, billed=True)
 

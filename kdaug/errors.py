@@ -52,6 +52,7 @@ class TeacherError(KdaugError):
 
     retryable: ClassVar[bool] = False
     fatal: ClassVar[bool] = False
+    billed = False  # whether the reply came, and was paid for, but is of no use
 
     def __init__(
         self, message: str, *, request: Request | None = None, teacher: str = "", retry_after: float | None = None

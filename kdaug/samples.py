@@ -69,3 +69,11 @@ def unusable(reply: Completion, name: str, earlier: Sequence[Completion] = (), *
     if any(said == other.text.split() for other in earlier):
         return Drop(f"{name}:duplicate", detail)
     return None
+
+
+def flaw_of_item(place: int, items: int, wanted: int, cut: bool) -> str | None:
+    """What is wrong with an item of a list by its place alone: the last one of a reply that was cut may lack its end,
+    and no more than `wanted` were asked for."""
+    if cut and place == items - 1:
+        return "cut"
+    return "surplus" if place >= wanted else None

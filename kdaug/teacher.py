@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FinishReason: TypeAlias = Literal["stop", "length", "tool_calls", "other"]
 # Whether a reply to a schema has the wanted form: as it is, after a mild repair, or not; "" where none was wanted.
 Fit: TypeAlias = Literal["", "valid", "repaired", "wrong"]
+HOTTEST = 5.0  # OpenAI takes up to 2; far above that a model writes noise
 Result = TypeVar("Result")
 # {"json": a JSON schema}, {"regex": "…"} or {"choice": ["…", …]}: exactly one of them.
 Schema: TypeAlias = dict[str, Json]
@@ -47,10 +48,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ConfigError(f"max_tokens is {self.max_tokens}: it must be at least 1")
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.logprobs < 0:
+        if not 0 <= self.temperature <= HOTTEST or not 0 < self.top_p <= 1 or self.logprobs < 0:
             raise ConfigError(
-                f"temperature {self.temperature}, top_p {self.top_p}, logprobs {self.logprobs}: the first is at least "
-                "0, the second above 0 and at most 1, the last at least 0"
+                f"temperature {self.temperature}, top_p {self.top_p}, logprobs {self.logprobs}: the first is from 0 to "
+                f"{HOTTEST:g}, the second above 0 and at most 1, the last at least 0"
             )
 
 
@@ -199,10 +200,13 @@ class Completion:
 
     @property
     def parsed(self) -> Any:  # Any: whatever the schema of the question says
-        """The JSON value of `text`. Raises ParseError for a text that is none."""
+        """The JSON value of `text`; of a choice or a regular expression the text. Raises ParseError for a text that is
+        neither JSON nor of the form that it was asked in."""
         try:
             return orjson.loads(self.text)
         except orjson.JSONDecodeError as e:
+            if self.fit in ("valid", "repaired"):
+                return self.text
             raise ParseError("JSON", self.text) from e
 
     @property
@@ -280,7 +284,12 @@ class Reporting(Protocol):
 
 
 def as_messages(prompt: str | Sequence[Message]) -> Messages:
-    return (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+    """A text as a user's turn. Raises ConfigError for what is no message."""
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if wrong := next((m for m in prompt if not isinstance(m, Message)), None):
+        raise ConfigError(f"{wrong!r} is no message: write kd.Message(role, content), or kd.user(text)")
+    return tuple(prompt)
 
 
 def as_schema(given: Any) -> Schema | None:  # Any: also a class of pydantic, which is not imported

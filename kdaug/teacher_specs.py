@@ -7,6 +7,8 @@ import typing
 from typing import Any
 from urllib.parse import parse_qsl
 
+import yaml
+
 from kdaug.coercion import coerced, load_class
 from kdaug.errors import ConfigError
 from kdaug.plain_yaml import plain_yaml
@@ -47,12 +49,19 @@ def teacher(spec: str) -> Teacher:
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     hints = typing.get_type_hints(made.__init__)
     arguments: dict[str, Any] = {}
+    if "&" in model or "&" in kind:
+        raise ConfigError(f"teacher {spec!r}: the keys stand behind a ?, as in {kind}:MODEL?rpm=500&concurrency=64")
     for key, text in parse_qsl(query, keep_blank_values=True):
+        if not text or key in arguments:
+            raise ConfigError(f"teacher {spec!r}: {key} {'stands twice' if text else 'has no value'}")
         if key not in known and not open_ended:
             names = tuple(n for n in known if n not in ("model", "folder", "chat", "reply"))
             raise ConfigError(f"teacher {spec!r}: {unknown('key', key, names)}")
         file = RecipeFile(f"teacher {spec!r}", {})
-        value = text if hints.get(key) in (str, str | None) else plain_yaml(text)
+        try:
+            value = text if hints.get(key) in (str, str | None) else plain_yaml(text)
+        except yaml.YAMLError as e:
+            raise ConfigError(f"teacher {spec!r}: {key}={text} is no value (YAML: {str(e).splitlines()[0]})") from e
         arguments[key] = coerced(file, value, hints.get(key, Any), key)
     subject = next(name for name in ("model", "folder", "chat", "name") if name in known)
     if model:

@@ -264,3 +264,15 @@ def test_max_cost_in_python_needs_a_price_too(tmp_path: Path) -> None:
     recipe = kd.Recipe(kd.Each([kd.Record(prompt=user("Hi."))]), [kd.Stage(kd.Respond())], max_cost=1.0)
     with pytest.raises(ConfigError, match="max_cost needs the price of openai:m"):
         kd.run(recipe, tmp_path / "run", teacher=OpenAI("m", base_url="http://127.0.0.1:9/v1"), quiet=True)
+
+
+def test_a_paid_reply_that_is_of_no_use_counts(server: FakeOpenAI, prompts: Path, tmp_path: Path) -> None:
+    """The log-probabilities of an API that names tokens by their text cannot be read: the run ends after one reply,
+    and that one was paid."""
+    before = billed(server)
+    assert main([*command(server, prompts, tmp_path / "run", "--max-cost", "1"), "--logprobs", "5", "--quiet"]) == 1
+    paid = billed(server) - before
+    assert paid > 0 and facts(tmp_path / "run")["ended_by"] == "failed"
+    journal = Journal(tmp_path / "run")
+    assert Budget(Caps(max_cost=1.0), {"openai:m": PRICE}, journal).counted.cost >= paid
+    journal.close()

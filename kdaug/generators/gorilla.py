@@ -73,7 +73,12 @@ class Gorilla:
         items = reply.parsed.get("items") if isinstance(reply.parsed, dict) else None
         if reply.cut or not items:
             raise ParseError("instructions", reply.text)
-        return [self._item(api, others, item, first, reply, rng) for item in items[: self.per_api]]
+        made = [self._item(api, others, item, first, reply, rng) for item in items]
+        surplus = Drop("gorilla:surplus", {"per_api": self.per_api})
+        return [
+            Discarded(item, surplus) if place >= self.per_api and isinstance(item, Record) else item
+            for place, item in enumerate(made)
+        ]
 
     def _item(
         self, api: Record, others: Sequence[Record], item: Any, call: ast.Call, reply: Completion, rng: Random

@@ -8,7 +8,6 @@ from random import Random
 from typing import ClassVar
 
 from kdaug.erasure import PromptEraser
-from kdaug.errors import ConfigError
 from kdaug.generator import Generate
 from kdaug.judging import leaked
 from kdaug.prompts import listed, render
@@ -47,10 +46,7 @@ class Orca2:
         strategies = dict(listed(f"{self.name}/strategies"))
         category, asked = await self._category(record, tuple(strategies), generate)
         if category not in strategies:
-            raise ConfigError(
-                f'orca2: no strategy for the category {category!r} (meta["category"] of a seed): '
-                f"there are {', '.join(strategies)} in prompts/orca2/strategies.j2"
-            )
+            return [Discarded(record, Drop("orca2:no_strategy", {"category": category, "known": [*strategies]}))]
         own = tuple(m for m in record.prompt if m.role == "system")
         task = tuple(m for m in record.prompt if m.role != "system")
         told = (*system("\n\n".join([strategies[category], *(m.content for m in own)])), *task)

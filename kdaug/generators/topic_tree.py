@@ -13,6 +13,7 @@ from kdaug.generator import Generate, settled
 from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
+from kdaug.samples import flaw_of_item
 from kdaug.teacher import Completion
 from kdaug.words import words
 
@@ -61,10 +62,12 @@ class TopicTree:
                 made.append(Discarded(root, Drop(result.reason, {"topic": [*leaf.path], "error": str(result)})))
                 continue
             reply, items = result
-            made += [self._child(root, leaf, item, reply) for item in items[: self.tasks]]
-            if reply.cut:
-                last = made[-1]
-                made[-1] = last if isinstance(last, Discarded) else Discarded(last, Drop("topic_tree:cut"))
+            for place, item in enumerate(items):
+                child = self._child(root, leaf, item, reply)
+                flaw = flaw_of_item(place, len(items), self.tasks, reply.cut)
+                made.append(
+                    Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw and isinstance(child, Record) else child
+                )
         return made
 
     async def _leaves(self, topic: str, generate: Generate) -> list[Leaf]:

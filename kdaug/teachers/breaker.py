@@ -38,6 +38,7 @@ class Breaker:
     def __post_init__(self) -> None:
         self._random = Random()
         self._answered = False
+        self.through, self.fallen = 0, 0  # calls that came through, and that failed
         self._queue: deque[asyncio.Future[str]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._close()
@@ -78,6 +79,7 @@ class Breaker:
 
     def came_through(self) -> None:
         self._answered = True
+        self.through += 1
         if self._row:
             self._close()
             self._wake_all(GO)
@@ -89,6 +91,7 @@ class Breaker:
         """
         now = clock()
         outage = isinstance(error, TeacherUnavailable)
+        self.fallen += 1
         self._answered = self._answered or not outage
         self._row += 1
         opening = not self.open and (outage or self._row >= OPENS_AFTER)

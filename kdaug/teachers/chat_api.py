@@ -153,8 +153,8 @@ def failure_of_reply(status: int, headers: Mapping[str, str], data: bytes, *, fi
         return TeacherTimeout(words, retry_after=wait)
     if 400 <= status < 500 and FILTERED.search(words):
         return Refused(words)
-    if status == 403:
-        return AccessDenied(words)
+    if status == 403:  # once others were answered, it is this request that is not allowed: a moderator, say
+        return AccessDenied(words) if first else Refused(words)
     if TOO_LONG.search(words):  # llama.cpp has said so with a 500
         return ContextTooLong(words)
     if status >= 500:  # 503 and 529 (Anthropic): too much work, whether or not it says how long

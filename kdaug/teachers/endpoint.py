@@ -187,7 +187,11 @@ class Endpoint:
     def _measured(self, completion: Completion, data: bytes, request: Request) -> Completion:
         if not (top_k := request.sampling.logprobs):
             return completion
-        view = read_logprobs(orjson.loads(data), request.messages, top_k, self._vocabulary)
+        try:
+            view = read_logprobs(orjson.loads(data), request.messages, top_k, self._vocabulary)
+        except TeacherError as e:
+            e.billed = True
+            raise
         return replace(completion, logprobs=view)
 
     def form(self, schema: Schema | None) -> dict[str, Json]:
@@ -241,6 +245,7 @@ class Endpoint:
             words = shorten(str(plain), 300)
             words = f"{self.name} at {self.host}: {words.replace(self._key, '***') if self._key else words}"
         error = type(plain)(words, request=request, teacher=self.name, retry_after=plain.retry_after)
+        error.billed = plain.billed and not plain.teacher  # of another call, only that one was paid
         if isinstance(error, AccessDenied) and self._denied is None:
             self._denied, self._denied_at = error, time.monotonic()
         return error

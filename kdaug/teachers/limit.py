@@ -87,7 +87,12 @@ class Limit:
             words.append(f"pausing {left:.0f} s after {self._why}")
         elif self._waiting and self._flying < slots:
             rates = [(self.rpm, self._requests, "requests"), (self.tpm, self._tokens, "tokens")]
-            words += [f"at {rate:,.0f} {what} a minute" for rate, bucket, what in rates if bucket and bucket.level <= 1]
+            needs = (1.0, self._waiting[0][1])
+            words += [
+                f"at {rate:,.0f} {what} a minute"
+                for (rate, bucket, what), need in zip(rates, needs, strict=True)
+                if bucket and bucket.level < max(1.0, need)
+            ]
         return ", ".join(words)
 
     async def open(self, state: Path) -> None:

@@ -19,6 +19,9 @@ Result = TypeVar("Result")
 # A rate limit says nothing against the request: it gets so many times the tries. Simulated, 64 slots against a limit of
 # 500 requests a minute without Retry-After: 6 tries lose 37 % of the requests, 24 lose 0.02 %.
 RATE_LIMIT_FACTOR = 4
+# Unless it is this one alone that is refused (a prompt above the tokens that a minute has): so many others came
+# through meanwhile, and eight times as many as failed.
+OTHERS, SHARE = 3, 8
 
 
 @runtime_checkable
@@ -33,7 +36,8 @@ class Repeating(Protocol):
 class Retry:
     """A teacher that tries again where its inner teacher fails for a passing reason.
 
-    A retryable error is tried `tries` times in all (a rate limit four times as often) and then raised as it is. Before
+    A retryable error is tried `tries` times in all (a rate limit that others meet too four times as often) and then
+    raised as it is. Before
     try n + 1 it waits a random time of at most `base` · 2ⁿ⁻¹ seconds, `cap` at most (full jitter, Brooker 2015, AWS
     Architecture Blog), on top of the time that the teacher asked for.
 
@@ -96,6 +100,7 @@ class Retry:
 
     async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
         failures, breaker = 0, self._breaker
+        before = breaker.through, breaker.fallen
         until = patiently if request is None else request.until
         last: TeacherError | None = None
         while True:
@@ -107,7 +112,7 @@ class Retry:
                         await request.again(request, last)
                 result = await call()
             except TeacherError as e:
-                last, pause = e, self._weigh(e, failures + 1, probe)
+                last, pause = e, self._weigh(e, failures + 1, probe, before)
             except BaseException:
                 breaker.step_back(probe)
                 raise
@@ -118,8 +123,9 @@ class Retry:
                 failures += 1
                 await self._wait(until(asyncio.sleep(pause), last))
 
-    def _weigh(self, error: TeacherError, failures: int, probe: bool) -> float | None:
-        """Seconds until the next try, None where the breaker says when. Raises the error where it is the last."""
+    def _weigh(self, error: TeacherError, failures: int, probe: bool, before: tuple[int, int]) -> float | None:
+        """Seconds until the next try, None where the breaker says when. Raises the error where it is the last.
+        `before`: how many calls had come through, and failed, when this one began."""
         breaker = self._breaker
         if not isinstance(error, TeacherUnavailable) and (error.fatal or not error.retryable):
             if error.fatal:
@@ -129,7 +135,9 @@ class Retry:
             raise error
         if breaker.failed(error, probe):
             return None
-        tries = self.tries * RATE_LIMIT_FACTOR if isinstance(error, RateLimited) else self.tries
+        through, fallen = breaker.through - before[0], breaker.fallen - before[1] - failures
+        alone = through >= max(OTHERS, SHARE * fallen)
+        tries = self.tries * RATE_LIMIT_FACTOR if isinstance(error, RateLimited) and not alone else self.tries
         if failures >= tries:
             raise error
         backoff = self._random.uniform(0, min(self.cap, self.base * 2 ** (failures - 1)))

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from kdaug.chat import Chat
-from kdaug.errors import BadReply, BadRequest
+from kdaug.errors import AccessDenied, BadReply, BadRequest
 from kdaug.record import Messages
 from kdaug.teacher import TokenLogprobs
 
@@ -63,7 +63,8 @@ def read_logprobs(
 ) -> TokenLogprobs:
     """The view in a chat completion. `vocabulary`: of the model, where the server does not say ids itself.
 
-    Raises BadRequest where tokens cannot be told, and BadReply where the reply has no logprobs.
+    Raises BadRequest where tokens cannot be told, BadReply where the reply has no logprobs, and AccessDenied, which
+    ends the run, for what no other reply will have either.
     """
     import numpy as np
 
@@ -75,7 +76,7 @@ def read_logprobs(
     shape = (len(ids), top_k)
     best = [sorted(entry["top_logprobs"], key=lambda t: -t["logprob"])[:top_k] for entry in content]
     if any(len(row) < top_k for row in best):
-        raise BadRequest(f"the server gives {min(map(len, best))} alternatives a token, not {top_k}")
+        raise AccessDenied(f"the server gives {min(map(len, best))} alternatives a token, not {top_k}: ask for fewer")
     tops = np.array([[t["logprob"] for t in row] for row in best], dtype=np.float32).reshape(shape)
     context = reply.get("prompt_token_ids") or choice.get("prompt_token_ids")
     if context is None and vocabulary is not None:
@@ -95,7 +96,7 @@ def _id(entry: Mapping[str, Any], vocabulary: Vocabulary | None) -> int:
         return int(token.removeprefix(ID))
     if vocabulary is None:
         way_out = "give tokenizer=FOLDER, the model's own, to have them as ids; or use vllm:"
-        raise BadRequest(f"this API names tokens by their text: {way_out}")
+        raise AccessDenied(f"this API names tokens by their text: {way_out}")
     raw: Sequence[int] | None = entry.get("bytes")
     return vocabulary.id_of(token.encode() if raw is None else bytes(raw))
 

@@ -10,7 +10,6 @@ import pytest
 from scripted import Scripted, in_turn
 
 from kdaug.erasure import PromptEraser
-from kdaug.errors import ConfigError
 from kdaug.generators.orca2 import Orca2
 from kdaug.prompts import listed, render
 from kdaug.record import Discarded, Record, system, text_of, user
@@ -70,6 +69,7 @@ def test_words_of_the_task_itself_are_no_leak() -> None:
     assert isinstance(made, Record)
 
 
-def test_a_category_without_a_strategy_is_the_users_mistake() -> None:
-    with pytest.raises(ConfigError, match="no strategy for the category 'astrology'"):
-        run(Record(prompt=user("x"), meta={"category": "astrology"}))
+def test_a_category_without_a_strategy_is_a_drop() -> None:
+    made = run(Record(prompt=user("x"), meta={"category": "astrology"}))[0]
+    assert isinstance(made, Discarded) and made.drop.reason == "orca2:no_strategy"
+    assert made.drop.detail["category"] == "astrology"

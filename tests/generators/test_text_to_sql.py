@@ -73,9 +73,11 @@ def test_a_seed_without_a_database_gets_one_and_a_script_that_fails_costs_no_mor
 
 def test_a_list_that_is_cut_loses_its_last_and_no_list_is_an_error() -> None:
     made, _ = go(Completion("1. Which?\n2. How lo", finish_reason="length"), "SELECT title FROM book")
-    assert len(made) == 1
+    assert [r.drop.reason for r in made if isinstance(r, Discarded)] == ["text_to_sql:cut"] and len(made) == 2
     with pytest.raises(ParseError, match="no list"):
         go("I have no questions.")
-    assert len(go(QUESTIONS, "SELECT title FROM book", count=1)[0]) == 1
+    made, _ = go(QUESTIONS, "SELECT title FROM book", count=1)
+    assert {r.drop.reason for r in made if isinstance(r, Discarded)} == {"text_to_sql:surplus"}
+    assert sum(isinstance(r, Record) for r in made) == 1
     with pytest.raises(ConfigError, match="positive"):
         TextToSql(samples=0)

@@ -57,7 +57,7 @@ def test_a_passing_failure_is_tried_again(kind: type[TeacherError]) -> None:
     assert retry.waiting == 0
 
 
-@pytest.mark.parametrize(("kind", "calls"), [(ServerError, 6), (BadReply, 6), (RateLimited, 24)])
+@pytest.mark.parametrize(("kind", "calls"), [(ServerError, 6), (BadReply, 6), (RateLimited, 6)])
 def test_after_the_last_try_the_last_error_is_raised(kind: type[TeacherError], calls: int) -> None:
     """While others come through: where none does, no single call is to blame."""
     fake = Fake({"Hello": kind("try later"), "Others": "fine"})
@@ -73,6 +73,28 @@ def test_after_the_last_try_the_last_error_is_raised(kind: type[TeacherError], c
 
     run(main())
     assert sum("Hello" in call.messages[0].content for call in fake.calls) == calls
+
+
+def test_where_others_are_refused_too_a_rate_limit_gets_four_times_the_tries() -> None:
+    turns = iter(range(10**6))
+
+    def reply(request: Request) -> str | TeacherError:
+        busy = "Hello" in request.messages[0].content or next(turns) % 2
+        return RateLimited("slow down") if busy else "fine"
+
+    fake = Fake(reply)
+
+    async def main() -> None:
+        retry = Retry(fake, base=1.0)
+        asked = asyncio.ensure_future(retry.generate(HELLO))
+        while not asked.done():
+            await retry.generate(Request(user("Others.")))
+            await asyncio.sleep(0.1)
+        with pytest.raises(RateLimited, match="slow down"):
+            await asked
+
+    run(main())
+    assert sum("Hello" in call.messages[0].content for call in fake.calls) == 24
 
 
 class OutOfPaper(TeacherError):
