@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
-# Tokens in one pass of the model, 32 texts of 16: on a CPU, batches of 32 of like length beat 128.
-TOKENS, STEP = 512, 16
+# Tokens in one pass of the model, 32 texts of 16: on a CPU, batches of 32 of like length beat 128. Lengths are rounded
+# up to STEP in bfloat16, where passes want one shape, and to FINE in float32.
+TOKENS, STEP, FINE = 512, 16, 4
 CHUNK = 1024  # texts between two writes to the disk: what a kill loses
 MOST = 1_000_000  # vectors that are kept of one encoder, the newest: 1.6 GB at 384 dimensions
 LOG = logging.getLogger("kdaug")
@@ -105,22 +106,23 @@ class Embedder:
         return half_is_faster(pick_device("auto")) if self.precision == "auto" else self.precision == "bfloat16"
 
     def _compute(self, texts: list[str], half: bool) -> Array:
-        """Every pass over texts of one length in tokens (rounded up to STEP) has the same shape, whoever else is
-        embedded: so a vector does not depend on its company, where in bfloat16 it would in the third digit."""
+        """In bfloat16 every pass over texts of one length in tokens (rounded up to STEP) has the same shape, whoever
+        else is embedded: so a vector does not depend on its company, where it would in the third digit. In float32 it
+        would in the seventh, which is not worth the padding."""
         import numpy as np
 
-        encoder = _encoder(self.found.path, half)
+        encoder, step = _encoder(self.found.path, half), STEP if half else FINE
         texts = [text.encode(errors="replace").decode() for text in texts]  # a lone surrogate is no tokenizer's input
         raw: Any = [None] * len(texts)
         with _one_at_a_time:
-            for length, places in _by_tokens(encoder, texts).items():
+            for length, places in _by_tokens(encoder, texts, step).items():
                 size = max(1, TOKENS // length)
-                filled = places + places[-1:] * (-len(places) % size)
+                filled = places + places[-1:] * (-len(places) % size) if half else places
                 made = encoder.encode(
                     [texts[place] for place in filled],
                     batch_size=size,
                     show_progress_bar=False,
-                    processing_kwargs={"text": {"pad_to_multiple_of": STEP}},
+                    processing_kwargs={"text": {"pad_to_multiple_of": step}},
                 )
                 for place, row in zip(places, made, strict=False):  # without what only fills up
                     raw[place] = row
@@ -139,15 +141,16 @@ def has_numbers(rows: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return finite
 
 
-def _by_tokens(encoder: SentenceTransformer, texts: list[str]) -> dict[int, list[int]]:
-    """The places of the texts by their length in tokens, rounded up to STEP; all as one if the encoder does not pad."""
+def _by_tokens(encoder: SentenceTransformer, texts: list[str], step: int) -> dict[int, list[int]]:
+    """The places of the texts by their length in tokens, rounded up to `step`; all as one if the encoder does not
+    pad."""
     prompt = encoder.prompts.get(encoder.default_prompt_name or "", "")
     mask = encoder.preprocess([prompt + text for text in texts]).get("attention_mask")
     if mask is None:
-        return {STEP: list(range(len(texts)))}
+        return {step: list(range(len(texts)))}
     groups: dict[int, list[int]] = {}
     for place, tokens in enumerate(mask.sum(dim=1).tolist()):
-        groups.setdefault(max(STEP, -(-tokens // STEP) * STEP), []).append(place)
+        groups.setdefault(max(step, -(-tokens // step) * step), []).append(place)
     return groups
 
 
