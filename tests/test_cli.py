@@ -409,3 +409,10 @@ def test_a_text_that_was_kept_and_came_again_has_both_in_its_story(
     assert main(["show", out, record.id]) == 0
     story = capsys.readouterr().out
     assert story.index("   kept") < story.index("the same text again, dropped (stage 0, job 1, child 0): copies:")
+
+
+def test_options_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--seed 3` once stood for `--seeds 3`, over the seeds that were given."""
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path, "--seed", "3")
+    assert ended.value.code == 2 and "--seed" in capsys.readouterr().err
