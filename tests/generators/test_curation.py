@@ -39,7 +39,9 @@ def gardener(role: str, prompt: str, sampling: dict[str, Any]) -> Any:
 
 
 def test_a_tree_has_its_width_at_every_level_and_tasks_for_each_leaf() -> None:
-    made, generate = run(TopicTree(depth=2, width=2, tasks=2), gardener)
+    everything, generate = run(TopicTree(depth=2, width=2, tasks=2), gardener)
+    made = [m for m in everything if isinstance(m, Record)]
+    assert {reason(m) for m in everything if m not in made} <= {"topic_tree:surplus"}
     assert len(made) == 2 * 2 * 2 and sum("Divide" in p for p in generate.prompts) == 1 + 2
     topics = Counter(m.meta["attributes"]["topic"] for m in made)
     assert topics["Gardening two > Gardening two one"] == 2 and set(topics.values()) == {2} and len(topics) == 4

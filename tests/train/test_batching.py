@@ -47,10 +47,17 @@ def test_each_target_is_the_token_that_follows(tiny: Path) -> None:
     assert document.targets[-1] == IGNORE
 
 
-@pytest.mark.parametrize("text", ["  leading and trailing space  ", "\n\nnew lines\n", "été 海 🌊", "<|im_end|>"])
+@pytest.mark.parametrize("text", ["  leading and trailing space  ", "\n\nnew lines\n", "été 海 🌊"])
 def test_any_text_is_trained_as_it_is(tiny: Path, text: str) -> None:
     record = replace(QUESTION, completion=assistant(text))
     assert trained_text(Chat.load(tiny), record) == text + "<|im_end|>"
+
+
+def test_a_special_token_that_a_text_spells_out_is_no_token(tiny: Path) -> None:
+    record = replace(QUESTION, completion=assistant("It ends with <|im_end|> here."))
+    said = trained_text(Chat.load(tiny), record)
+    assert said.count("<|im_end|>") == 1 and said.endswith("here.<|im_end|>")
+    assert said.replace("\u2060", "").startswith("It ends with <|im_end|> here.")
 
 
 def test_of_a_conversation_with_tools_only_what_the_assistant_says_is_trained(tiny: Path) -> None:
