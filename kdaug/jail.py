@@ -188,19 +188,19 @@ def build_root(job: Job) -> None:
     mount("/tmp/new", "/tmp/new", None, BIND)
     call("pivot_root", "/tmp", "/tmp/old")
     os.chdir("/")
-    for path in job["show"]:
-        show(path)
-    Path("/new/dev").mkdir()
-    for name in ("null", "zero", "full", "random", "urandom"):
-        node = f"/new/dev/{name}"
-        write(node, "")
-        mount(f"/old/dev/{name}", node, None, BIND)
     Path("/new/tmp").mkdir()
     size, owner = job["limits"]["files"], PRISONER
     mount(
         "tmpfs", "/new/tmp", "tmpfs", NOSUID | NODEV | NOEXEC,
         f"size={size}m,nr_inodes={256 + 64 * size},mode=700,uid={owner},gid={owner}",
     )  # fmt: skip
+    for path in job["show"]:  # some of which may lie in /tmp
+        show(path)
+    Path("/new/dev").mkdir()
+    for name in ("null", "zero", "full", "random", "urandom"):
+        node = f"/new/dev/{name}"
+        write(node, "")
+        mount(f"/old/dev/{name}", node, None, BIND)
     call("umount2", "/old", DETACH)
     os.chdir("/new")
     call("pivot_root", ".", ".")
