@@ -10,6 +10,9 @@ from importlib.util import find_spec
 import psutil
 import pytest
 
+from kdaug.errors import ConfigError
+from kdaug.sandbox import require_sandbox
+
 
 def need_vllm() -> None:
     """Skips where vLLM is not installed; in CI, where it has to be, that is a failure."""
@@ -18,6 +21,14 @@ def need_vllm() -> None:
         if os.environ.get("CI") == "true":
             pytest.fail(says)
         pytest.skip(says)
+
+
+def need_sandbox() -> None:
+    """Skips where the machine allows none; tests/test_sandbox.py sees to it that this is true."""
+    try:
+        require_sandbox()
+    except ConfigError as e:
+        pytest.skip(str(e))
 
 
 def below(pid: int) -> list[psutil.Process]:

@@ -115,7 +115,6 @@ def test_what_code_can_hold_against_a_document() -> None:
 
 @pytest.mark.slow
 def test_html_and_word_files_come_by_markitdown(tmp_path: Path) -> None:
-    pytest.importorskip("markitdown")
     (tmp_path / "a.html").write_text("<html><body><h1>Title</h1><p>One <b>two</b>.</p></body></html>", "utf-8")
     (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4 nothing of the kind")
     with pytest.raises(ConfigError, match=r"c\.pdf: no \.pdf file that can be read"):

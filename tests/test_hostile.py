@@ -148,7 +148,6 @@ def test_hostile_replies_come_through_to_dataset_card_report_and_export(tmp_path
 
 @pytest.mark.slow
 def test_the_report_shows_it_as_text(tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
     write_dataset(tmp_path / "data", seeds, facts={})
     page = tmp_path / "page.html"
     assert main(["report", str(tmp_path / "data"), "--out", str(page)]) == 0

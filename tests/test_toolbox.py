@@ -182,7 +182,6 @@ def test_the_shipped_tools() -> None:
 
 @pytest.mark.slow  # starts a server, three times
 def test_an_mcp_server(tmp_path: Path) -> None:
-    pytest.importorskip("mcp")
     (file := tmp_path / "server.py").write_text(
         "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('toy')\n\n"
         "@server.tool()\ndef add(a: int, b: int) -> int:\n    '''Adds.'''\n    return a + b\n\n"

@@ -12,8 +12,6 @@ from kdaug.gates.maths import Maths
 from kdaug.record import Json, Record, assistant, user
 from kdaug.worker import Worker
 
-pytest.importorskip("math_verify")
-
 
 def reason(answer: str, reference: Json) -> str | None:
     record = Record(prompt=user("?"), completion=assistant(answer), meta={"reference": reference})

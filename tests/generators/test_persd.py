@@ -6,13 +6,13 @@ import asyncio
 from random import Random
 
 import pytest
+from engines import need_sandbox
 from scripted import Scripted, in_turn
 
 from kdaug.errors import ConfigError
 from kdaug.generators.persd import Persd
 from kdaug.prompts import render
 from kdaug.record import Discarded, Json, Record, text_of, user
-from kdaug.sandbox import require_sandbox
 from kdaug.teacher import Completion
 
 TASK = "Write `add(a, b)`."
@@ -23,10 +23,7 @@ RIGHT = "Here you go:\n```python\ndef add(a, b):\n    return a + b\n```\nI fixed
 
 @pytest.fixture(autouse=True)
 def _allowed() -> None:
-    try:
-        require_sandbox()
-    except ConfigError as e:  # tests/test_sandbox.py sees to it that this is true
-        pytest.skip(str(e))
+    need_sandbox()
 
 
 def go(*answers: str | Completion, seed: Record = SEED, how: str = "both") -> tuple[list[Record | Discarded], Scripted]:

@@ -6,13 +6,13 @@ import asyncio
 from random import Random
 
 import pytest
+from engines import need_sandbox
 from scripted import Scripted, in_turn
 
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generators.unit_tests import UnitTests, consensus, split_tests
 from kdaug.programs import Trial
 from kdaug.record import Discarded, Record, assistant, text_of, user
-from kdaug.sandbox import require_sandbox
 from kdaug.teacher import Completion
 
 TASK = "Write `double(x)`."
@@ -42,10 +42,7 @@ ODD = "```python\ndef double(x):\n    return 5 if x == 2 else 0\n```"
 
 @pytest.fixture
 def _allowed() -> None:
-    try:
-        require_sandbox()
-    except ConfigError as e:  # tests/test_sandbox.py sees to it that this is true
-        pytest.skip(str(e))
+    need_sandbox()
 
 
 def go(*answers: str | Completion, completion: str | None = None, samples: int = 4) -> list[Record | Discarded]:
