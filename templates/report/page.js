@@ -34,16 +34,30 @@
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
     xaxis: axis(given.xaxis), yaxis: axis(given.yaxis),
   });
-  const draw = () => {
+  const draw = (box) => {
     const style = getComputedStyle(root);
-    const drawn = [...boxes].map((box) => {
-      const { data, layout: given } = plots[box.dataset.plot];
-      return Plotly.react(box, themed(data, style), themed(layout(given), style), {
-        displayModeBar: false, responsive: true,
-      });
+    const { data, layout: given } = plots[box.dataset.plot];
+    return Plotly.react(box, themed(data, style), themed(layout(given), style), {
+      displayModeBar: false, responsive: true,
     });
-    return Promise.all(drawn);
   };
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
-  draw().then(() => { root.dataset.drawn = boxes.length; });
+  const redraw = () => Promise.all([...boxes].map(draw));
+  const inView = (box) => {
+    const { top, bottom } = box.getBoundingClientRect();
+    return bottom > 0 && top < innerHeight;
+  };
+  // First what is in view; then the rest one by one, so that the page scrolls all the while.
+  const open = async () => {
+    const waiting = [...boxes].filter((box) => !inView(box));
+    await Promise.all([...boxes].filter(inView).map(draw));
+    root.dataset.open = performance.now().toFixed();  // ms after the page was asked for
+    if (document.readyState !== "complete") await new Promise((loaded) => addEventListener("load", loaded));
+    for (const box of waiting) {
+      await new Promise((rested) => setTimeout(rested));
+      await draw(box);
+    }
+    root.dataset.drawn = boxes.length;
+  };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  open();
 })();
