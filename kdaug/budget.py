@@ -23,6 +23,7 @@ from kdaug.errors import (
     RateLimited,
     TeacherError,
     TeacherUnavailable,
+    Unrecorded,
 )
 from kdaug.journal import Journal
 from kdaug.prices import Price
@@ -31,7 +32,7 @@ from kdaug.teacher import Completion, Request
 Waiting: TypeAlias = Callable[[], AbstractContextManager[None]]
 
 # The server said no before it computed anything, or nobody was there.
-UNBILLED_FAILURES = (RateLimited, AccessDenied, BadRequest, ContextTooLong, TeacherUnavailable)
+UNBILLED_FAILURES = (RateLimited, AccessDenied, BadRequest, ContextTooLong, TeacherUnavailable, Unrecorded)
 # No tokenizer makes more tokens of a text than it has bytes; a chat template adds some for each message, some for a
 # system prompt of its own (Qwen2.5: 20), and writes tools out at more length than compact JSON.
 PER_MESSAGE, PER_REQUEST, TOOL_FACTOR = 16, 128, 2
@@ -76,6 +77,10 @@ def worst_case(request: Request) -> tuple[int, int]:
     texts = sum(len(m.content.encode()) + sum(len(c.arguments) for c in m.tool_calls) for m in request.messages)
     tools = TOOL_FACTOR * len(orjson.dumps(request.tools)) if request.tools else 0
     return texts + tools + PER_MESSAGE * len(request.messages) + PER_REQUEST, request.sampling.max_tokens
+
+
+def may_be_billed(error: TeacherError) -> bool:
+    return error.billed or not isinstance(error, UNBILLED_FAILURES)
 
 
 class Budget:
@@ -207,7 +212,7 @@ class Account:
     def failed(self, error: TeacherError, *, last: bool) -> None:
         """After an attempt that brought no reply. `last`: the journal gets the error as the call's reply."""
         id, worst = self._open.pop()
-        self._settle(id, worst, calls=not last, billed=error.billed or not isinstance(error, UNBILLED_FAILURES))
+        self._settle(id, worst, calls=not last, billed=may_be_billed(error))
         while last and self._open:  # turns that had replies, which nobody will count now
             self._settle(*self._open.pop(), calls=True, billed=True)
 
@@ -233,3 +238,32 @@ class Account:
         """`calls`: the attempt is counted by this reservation and not by a reply of the journal."""
         self._budget.give_back(Amount() if billed else Amount(0, worst.tokens, worst.cost))
         self._budget.journal.settle(id, calls=calls, billed=billed)
+
+
+class Tab:
+    """Stands for the account of a call where there are no caps: nothing is reserved, and what an attempt without a
+    reply may have cost is noted for the bill. Without a journal nothing is."""
+
+    __slots__ = ("_job", "_journal", "_request", "_stage", "_teacher")
+
+    def __init__(self, journal: Journal | None, stage: int, job: int, teacher: str) -> None:
+        self._journal, self._stage, self._job, self._teacher = journal, stage, job, teacher
+        self._request: Request | None = None
+
+    def take_over(self, request: Request) -> bool:
+        return False
+
+    async def reserve(self, request: Request, waiting: Waiting = nullcontext) -> bool:
+        self._request = request
+        return True
+
+    def failed(self, error: TeacherError, *, last: bool) -> None:
+        if self._journal is not None and self._request is not None and may_be_billed(error):
+            self._journal.note_attempt(self._stage, self._job, self._teacher, not last, *worst_case(self._request))
+
+    def unsent(self, failed: TeacherError | None) -> None:
+        if failed is not None:
+            self.failed(failed, last=False)
+
+    def answered(self, reply: Completion) -> None:
+        """The reply tells what it cost."""

@@ -19,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
 
-from kdaug.budget import Account, Budget
+from kdaug.budget import Account, Budget, Tab
 from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.generator import Generate
 from kdaug.journal import SECOND_TURN, Journal
@@ -152,10 +152,10 @@ class Calls:
         return reply
 
     async def _answer(
-        self, teacher: Teacher, request: Request, account: Account | None, held: Held
+        self, teacher: Teacher, request: Request, account: Account | Tab, held: Held
     ) -> Completion | TeacherError:
         """What the teacher says, every attempt of it within the budget."""
-        if account is not None and not (holds_back(teacher) and account.take_over(request)):
+        if not (holds_back(teacher) and account.take_over(request)):
             await self._reserve(account, request, held)
 
             async def again(request: Request, failed: TeacherError | None = None) -> None:
@@ -168,8 +168,7 @@ class Calls:
             with held("reply"):
                 reply = await teacher.generate(request)
         except TeacherError as e:
-            if account is not None:
-                account.failed(e, last=not e.fatal)
+            account.failed(e, last=not e.fatal)
             if e.fatal:
                 if not self._broken:  # the others were not sent: they waited for this one
                     self.stats.fatal[e.reason.partition(":")[2]] += 1
@@ -177,19 +176,22 @@ class Calls:
                 raise
             return e
         except Unsent as e:
-            if account is not None:
-                account.unsent(e.failed)
+            account.unsent(e.failed)
             raise
-        if account is not None:
-            account.answered(reply)
+        except ConfigError:  # found before anything was sent
+            account.unsent(None)
+            raise
+        account.answered(reply)
         return reply
 
-    async def _reserve(self, account: Account, request: Request, held: Held) -> None:
+    async def _reserve(self, account: Account | Tab, request: Request, held: Held) -> None:
         if not await account.reserve(request, partial(held, "money")):
             raise Closing
 
-    def _account(self, stage: int, job: int, teacher: Teacher) -> Account | None:
-        return None if self.budget is None else self.budget.account(stage, job, teacher.name)
+    def _account(self, stage: int, job: int, teacher: Teacher) -> Account | Tab:
+        if self.budget is None:
+            return Tab(self.journal, stage, job, teacher.name)
+        return self.budget.account(stage, job, teacher.name)
 
     async def until(self, waiting: Awaitable[Result], failed: TeacherError | None = None) -> Result:
         """Awaits what an unsent call waits for; raises Unsent when the run ends first."""

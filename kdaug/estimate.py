@@ -14,7 +14,7 @@ from math import inf, prod
 from pathlib import Path
 from random import Random
 
-from kdaug.errors import KdaugError
+from kdaug.errors import ConfigError, KdaugError
 from kdaug.journal import Journal
 from kdaug.prices import Price, dollars, price_hint, prices_of
 from kdaug.progress import Log, duration
@@ -65,6 +65,8 @@ def estimate(
 
     Raises KdaugError when the sample says nothing, and what the run raises.
     """
+    if jobs < 1:
+        raise ConfigError(f"a sample of {jobs} jobs says nothing: it needs at least 1")
     outcome = execute(replace(recipe, max_jobs=jobs, select=None), out, teachers, log=log, command=command)
     if outcome.error is not None:
         raise outcome.error

@@ -15,13 +15,13 @@ import kdaug
 from kdaug.engine import Engine
 from kdaug.errors import KdaugError
 from kdaug.journal import Journal
-from kdaug.prices import Bill, Price, dollars, price_hint, prices_of, spent
+from kdaug.prices import Bill, Price, dollars, price_hint, prices_of, spent, tokens
 from kdaug.progress import reasons
 from kdaug.recipe import Recipe, fingerprint_of, template_digests
 from kdaug.rows import Rows
 from kdaug.selector import Chosen
 from kdaug.stage import Ending
-from kdaug.tallies import failures, fits, overlaps, tally, usage
+from kdaug.tallies import commonest_failure, failures, fits, overlaps, tally, usage
 from kdaug.teacher import Teacher
 
 Facts: TypeAlias = dict[str, Any]  # plain JSON
@@ -79,14 +79,16 @@ class Teller:
         `chosen`: what the recipe's selection came to; `error`: why it came to nothing."""
         stages = [self._stage(journal, index, engine) for index in range(len(self.recipe.stages))]
         kept = min(stages[-1]["kept"], self.recipe.target or stages[-1]["kept"])
-        status = "failed" if error is not None else _status(self.recipe, ending, kept)
+        used = usage(journal)
+        asked = any(row.calls for row in used)
+        status = "failed" if error is not None else _status(self.recipe, ending, kept, asked)
         selected = {}
         if chosen is not None and self.recipe.select is not None:
             wanted, of, kept = self.recipe.select.n, kept, chosen.kept
             selected = {"selected": {"rule": self.recipe.select.name, "n": wanted, "of": of, "kept": kept}}
             selected["selected"]["dropped"] = dict(chosen.dropped)
             status = "stopped" if status == "finished" and kept < wanted else status
-        bill = Bill(usage(journal), self.prices, kept)
+        bill = Bill(used, self.prices, kept)
         for index, stage in enumerate(stages):
             stage["usage"] = bill.of_stage(index)
         return {
@@ -98,6 +100,7 @@ class Teller:
             "usage": bill.by_teacher(),
             "bill": bill.to_json(),
             "failures": failures(journal),
+            "commonest_failure": commonest_failure(journal),
             "fatal": dict(engine.stats.calls.fatal),
             "forms": fits(journal),
         }
@@ -114,6 +117,8 @@ class Teller:
         came = facts.get("selected", {}).get("of", facts["kept"])
         missed = self.recipe.target if came < (self.recipe.target or 0) else None
         count = "" if missed is None else f"; {came:,} of the {missed:,} records wanted are kept"
+        if missed is None and facts["status"] == "stopped" and not facts["kept"] and facts["usage"]:
+            count = "; no record was kept"
         by = "rows" if ending.by == "source" and isinstance(self.recipe.source, Rows) else ending.by
         yield f"{facts['status']}: {ending.why or ENDINGS.get(by, reached)}{count}"
         for stage in facts["stages"]:
@@ -126,6 +131,10 @@ class Teller:
         yield from self._untested(facts)
         if self.teachers:
             yield f"  {_asked(facts)}"
+            if words := facts["commonest_failure"]:
+                yield f"  the commonest failure: {words}"
+            if facts["usage"]:
+                yield f"  tokens: {tokens(_in_all(facts['usage'].values()))}"
         if cost := self._spent(facts["bill"], facts["usage"]):
             yield f"  {cost}"
         if ending.by in GOES_ON and facts["status"] != "finished":
@@ -193,10 +202,16 @@ def _asked(facts: Facts) -> str:
     return f"calls: {asked:,} asked, {asked - failed.total():,} answered{causes}"
 
 
-def _status(recipe: Recipe, ending: Ending, kept: int) -> str:
+def _in_all(used: Iterable[Mapping[str, Any]]) -> Counter[str]:
+    """The sums of a bill's rows."""
+    return sum((Counter({k: v for k, v in row.items() if isinstance(v, int)}) for row in used), Counter[str]())
+
+
+def _status(recipe: Recipe, ending: Ending, kept: int, asked: bool) -> str:
+    """`stopped` is what came to less than was wanted."""
     if ending.by in ("interrupted", "failed"):
         return ending.by
-    if ending.by == "barren":
+    if ending.by == "barren" or (asked and not kept):
         return "stopped"
     if recipe.target is not None:
         return "finished" if kept >= recipe.target else "stopped"

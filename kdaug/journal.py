@@ -85,6 +85,9 @@ class Call:
 ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
 RESERVE = "INSERT INTO reservations VALUES (?, ?, ?, ?, 1, ?, ?)"
+NOTE_ATTEMPT = (
+    "INSERT INTO reservations (stage, job, teacher, calls, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?, ?, ?)"
+)
 ADD_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 
 
@@ -162,6 +165,12 @@ class Journal:
             self._database.add("UPDATE reservations SET prompt_tokens = 0, completion_tokens = 0 WHERE id = ?", id)
         elif not calls:
             self._database.add("UPDATE reservations SET calls = 0 WHERE id = ?", id)
+
+    def note_attempt(
+        self, stage: int, job: int, teacher: str, calls: bool, prompt_tokens: int, completion_tokens: int
+    ) -> None:
+        """What stays of an attempt that brought no reply, where nothing was reserved for it; see `settle`."""
+        self._database.add(NOTE_ATTEMPT, stage, job, teacher, calls, prompt_tokens, completion_tokens)
 
     def set_meta(self, name: str, value: Json) -> None:
         self._database.write_now(ADD_META, [(name, orjson.dumps(value).decode())])

@@ -97,7 +97,8 @@ def judge_check(
     if outcome.error is not None:
         raise outcome.error
     if outcome.exit_code:
-        raise ConfigError(f"the check was stopped ({outcome.facts['status']}): the same command goes on with it")
+        way_out = "the same command goes on with it" if outcome.facts["kept"] else f"see why with kdaug show {out}"
+        raise ConfigError(f"the check was stopped ({outcome.facts['status']}): {way_out}")
     made = list(outcome.dataset.records())
     figures = list(measure(trials, made, bounds or Bounds(), second=second is not None))
     check = {

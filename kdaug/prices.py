@@ -59,6 +59,17 @@ def price_of(teacher: Teacher, given: Mapping[str, Price]) -> Price | None:
     return found
 
 
+def check_named(priced: Iterable[str], teachers: Iterable[Teacher]) -> None:
+    """Raises ConfigError where a price is for a model that no teacher is, so that it would count for nothing."""
+    names = [one.name for teacher in teachers for one in (teacher, *getattr(teacher, "teachers", ()))]
+    known = {*names, *(name.partition(":")[2] for name in names)}
+    for model in priced:
+        if model not in known:
+            raise ConfigError(
+                f"--price {model}=…: no teacher here is that model; there is {', '.join(names) or 'none'}"
+            )
+
+
 def _is_near(base_url: str) -> bool:
     """Whether an address is of this machine or network, which no table knows."""
     host = urlsplit(base_url).hostname or ""
@@ -150,7 +161,9 @@ class Bill:
 
     def _row(self, used: Sequence[Used]) -> dict[str, Any]:
         names = ("calls", "failed", "prompt_tokens", "completion_tokens")
-        return {**{name: sum(getattr(u, name) for u in used) for name in names}, "cost": self._cost(used)}
+        unclear = sum(u.unclear_prompt_tokens + u.unclear_completion_tokens for u in used)
+        counts = {name: sum(getattr(u, name) for u in used) for name in names}
+        return {**counts, "unclear_tokens": unclear, "cost": self._cost(used)}
 
     def _cost(self, used: Sequence[Used]) -> float | None:
         return self._sum(used, lambda u: (u.prompt_tokens, u.completion_tokens))
@@ -169,8 +182,16 @@ def spent(bill: Mapping[str, Any]) -> str:
     """A line on what was billed or may have been; empty where that is nothing. `bill`: as `Bill.to_json` gives it."""
     if not bill["cost"] and not bill["unclear"]:
         return ""
+    each = "" if bill["per_kept"] is None else f", {dollars(bill['per_kept'])} a kept record"
     unclear = f", and {dollars(bill['unclear'])} at most for calls that broke off" if bill["unclear"] else ""
-    return f"cost: {dollars(bill['cost'])}, {dollars(bill['per_kept'])} a kept record{unclear}"
+    return f"cost: {dollars(bill['cost'])}{each}{unclear}"
+
+
+def tokens(used: Mapping[str, Any]) -> str:
+    """`1,200 prompt and 340 completion tokens`, and what else may have been billed. `used`: a row of a `Bill`."""
+    plain = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
+    unclear = used.get("unclear_tokens", 0)
+    return plain + (f", and {unclear:,} at most for calls that broke off" if unclear else "")
 
 
 def dollars(cost: float | None) -> str:

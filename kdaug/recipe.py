@@ -13,6 +13,7 @@ from typing import Any
 
 from kdaug import prompts
 from kdaug.budget import Caps
+from kdaug.declared import check
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate
 from kdaug.generator import Generator
@@ -25,6 +26,13 @@ from kdaug.selector import Selector
 from kdaug.source import Source
 from kdaug.stage import Stage
 from kdaug.teacher import Sampling, Teacher, needs_raw_prompts, takes_raw_prompts
+
+WHOLE = ("target", "max_jobs", "max_tokens", "max_calls")
+NUMBERS: dict[str, Any] = {  # fields of a recipe
+    **dict.fromkeys(WHOLE, int | None),
+    **dict.fromkeys(("max_cost", "max_time"), float | None),
+    **dict.fromkeys(("holdout", "max_failure_rate"), float),
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class Recipe:
             for gate in stage.gates:
                 if not isinstance(gate, (Gate, type)):
                     raise ConfigError(f"{gate!r} is no gate: a gate is a subclass of kdaug.Gate")
+        for name, kind in NUMBERS.items():
+            check("Recipe", name, getattr(self, name), kind)
         for limit in ("max_cost", "max_time", "max_failure_rate"):
             if (value := getattr(self, limit)) is not None and not isfinite(value):
                 raise ConfigError(f"{limit} is {value}: give a number, or leave it out")
@@ -128,6 +138,15 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         return fingerprint_of(self.describe())
+
+
+def with_caps(
+    recipe: Recipe, *, max_cost: float | None, max_tokens: int | None, max_calls: int | None, max_time: float | None
+) -> Recipe:
+    """The recipe under those caps that are not None, and under its own elsewhere."""
+    caps = {"max_cost": max_cost, "max_tokens": max_tokens, "max_calls": max_calls, "max_time": max_time}
+    given: dict[str, Any] = {name: cap for name, cap in caps.items() if cap is not None}
+    return dataclasses.replace(recipe, **given) if given and isinstance(recipe, Recipe) else recipe
 
 
 def fingerprint_of(description: Mapping[str, Any]) -> str:

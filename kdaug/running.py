@@ -24,7 +24,7 @@ from kdaug.facts import Teller, stage_name
 from kdaug.journal import Failed, Journal
 from kdaug.judges import judges_of
 from kdaug.progress import Log, watching
-from kdaug.recipe import Recipe, check_roles, differences, roles_of
+from kdaug.recipe import Recipe, check_roles, differences, roles_of, with_caps
 from kdaug.record import Json, Record
 from kdaug.rows import Rows
 from kdaug.seeds import Seeds, ids_of, packed_of
@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """0 finished; 1 failed; 2 the user's mistake; 3 stopped early and clean; 130 interrupted."""
+        """0 finished; 1 failed; 2 the user's mistake; 3 ended clean with less than was wanted; 130 interrupted."""
         if isinstance(self.error, KdaugError):
             return self.error.exit_code
         return {"finished": 0, "stopped": 3, "interrupted": 130}.get(self.facts["status"], 1)
@@ -63,15 +63,21 @@ def run(
     judge: Teacher | None = None,
     quiet: bool = False,
     redo_failed: bool = False,
+    max_cost: float | None = None,
+    max_tokens: int | None = None,
+    max_calls: int | None = None,
+    max_time: float | None = None,
     **roles: Teacher,
 ) -> Dataset:
     """Runs a recipe into the folder `out`, or goes on with the run that is there, and returns its dataset.
 
-    `redo_failed`: when a stage has no more to do, what failed at a teacher is tried again there, as new jobs.
+    `redo_failed`: when a stage has no more to do, what failed at a teacher is tried again there, as new jobs. The caps
+    (`max_time` in seconds) go before those of the recipe.
 
     Raises ConfigError before any call; whatever stopped the run when it failed; KeyboardInterrupt after a clean stop
     by Ctrl-C. A target that was not met raises nothing: `Dataset` holds what there is, `run.json` says why.
     """
+    recipe = with_caps(recipe, max_cost=max_cost, max_tokens=max_tokens, max_calls=max_calls, max_time=max_time)
     named = {"teacher": teacher, "student": student, "judge": judge, **roles}
     given = {r: t for r, t in named.items() if t is not None}
     outcome = execute(recipe, Path(out), given, log=Log(quiet=quiet), redo_failed=redo_failed)
@@ -88,9 +94,14 @@ async def arun(
     *,
     quiet: bool = False,
     redo_failed: bool = False,
+    max_cost: float | None = None,
+    max_tokens: int | None = None,
+    max_calls: int | None = None,
+    max_time: float | None = None,
     **roles: Teacher | None,
 ) -> Dataset:
     """`run` for a program that has an event loop of its own; signals are then the program's business."""
+    recipe = with_caps(recipe, max_cost=max_cost, max_tokens=max_tokens, max_calls=max_calls, max_time=max_time)
     teachers = {r: t for r, t in roles.items() if t is not None}
     outcome = await _Run(recipe, Path(out), teachers, Log(quiet=quiet), "", redo_failed).execute()
     if outcome.error is not None:

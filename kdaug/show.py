@@ -10,10 +10,10 @@ from typing import Any
 
 from kdaug.errors import ConfigError
 from kdaug.journal import Call, Journal
-from kdaug.prices import Bill, Price, dollars, spent
+from kdaug.prices import Bill, Price, dollars, spent, tokens
 from kdaug.recipes import GATES
 from kdaug.record import Drop, Message, Record, text_of
-from kdaug.tallies import fits, tally, usage
+from kdaug.tallies import commonest_failure, fits, tally, usage
 from kdaug.teacher import Completion
 
 
@@ -71,8 +71,9 @@ class Story:
         bill = Bill(usage(self._journal), _prices(facts), min(kept, recipe["target"] or kept))
         for teacher, used in bill.by_teacher().items():
             failed = f" ({used['failed']} failed)" if used["failed"] else ""
-            tokens = f"{used['prompt_tokens']:,} prompt and {used['completion_tokens']:,} completion tokens"
-            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens}" + _cost(used["cost"])
+            yield f"{teacher}: {used['calls']:,} calls{failed}, {tokens(used)}" + _cost(used["cost"])
+        if words := commonest_failure(self._journal):
+            yield f"the commonest failure: {words}"
         if cost := spent(bill.to_json()):
             yield cost
         for teacher, forms in fits(self._journal).items():

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kdaug.errors import snake_case
+from kdaug.errors import shorten, snake_case
 from kdaug.journal import SECOND_TURN, STAGE_BITS, Journal
+
+# What a provider's words may quote: `Incorrect API key provided: sk-abc123`, `Bearer abc`.
+KEY = re.compile(r"(?i)\b(sk-|bearer[ :]+|api[_-]?key[ =:]+(?=\S*\d))[\w.*~+/-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,19 @@ def failures(journal: Journal) -> dict[str, int]:
         "GROUP BY cause ORDER BY count(*) DESC, cause"
     )
     return {snake_case(cause): count for cause, count in rows}
+
+
+def commonest_failure(journal: Journal) -> str:
+    """What was said most often of the calls that were given up for the commonest cause; empty where none were. Whatever
+    looks like a key is blotted out."""
+    rows = journal.select(
+        "SELECT message FROM ("
+        " SELECT json_extract(plain, '$.error') AS cause, json_extract(plain, '$.message') AS message"
+        " FROM (SELECT CAST(reply AS TEXT) AS plain FROM replies WHERE failed))"
+        " GROUP BY cause, message"
+        " ORDER BY sum(count(*)) OVER (PARTITION BY cause) DESC, cause, count(*) DESC, message LIMIT 1"
+    )
+    return shorten(KEY.sub(r"\1***", rows[0][0]), 240) if rows else ""
 
 
 def cut_replies(journal: Journal) -> dict[str, tuple[int, int]]:

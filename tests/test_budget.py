@@ -166,6 +166,7 @@ def test_time_is_a_cap_too(server: FakeOpenAI, prompts: Path, tmp_path: Path) ->
         (["--max-cost", "0"], "--max-cost is 0.0: it must be more than 0"),
         (["--price", "m"], "--price m: expected MODEL=INPUT,OUTPUT"),
         (["--price", "m=1,-2"], "a price is at least 0"),
+        (["--price", "gpt-y=1,2"], "--price gpt-y=…: no teacher here is that model; there is fake"),
         (["--set", "prices={m: 3}"], "prices.m: expected {input: …, output: …}"),
         (["--set", "prices={m: {input: 1, output: dear}}"], "prices.m.output: expected float"),
     ],
@@ -276,3 +277,19 @@ def test_a_paid_reply_that_is_of_no_use_counts(server: FakeOpenAI, prompts: Path
     journal = Journal(tmp_path / "run")
     assert Budget(Caps(max_cost=1.0), {"openai:m": PRICE}, journal).counted.cost >= paid
     journal.close()
+
+
+def test_the_caps_are_arguments_in_python_too(tmp_path: Path) -> None:
+    import kdaug as kd
+
+    def run(**caps: Any) -> int:
+        recipe = kd.Recipe(kd.Each([kd.Record(prompt=user(f"Hi {i}.")) for i in range(9)]), [kd.Stage(kd.Respond())])
+        kd.run(recipe, tmp_path / "run", teacher=Fake(lambda r: "Hello."), quiet=True, **caps)
+        return int(facts(tmp_path / "run")["usage"]["fake"]["calls"])
+
+    assert run(max_calls=3) == 3
+    assert facts(tmp_path / "run")["ended_by"] == "max_calls"
+    assert run(max_calls=5, max_cost=1.0, max_tokens=10**6, max_time=60.0) == 5
+    assert run() == 9
+    with pytest.raises(ConfigError, match="Recipe: max_calls is 'five': expected int"):
+        run(max_calls="five")

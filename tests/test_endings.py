@@ -10,13 +10,15 @@ from random import Random
 import pytest
 
 from kdaug.engine import BARREN
-from kdaug.errors import RateLimited
+from kdaug.errors import BadReply, BadRequest, RateLimited, TeacherError
 from kdaug.generators.respond import Respond
 from kdaug.generators.self_instruct import SelfInstruct
+from kdaug.prices import Price
 from kdaug.progress import Log
 from kdaug.recipe import Recipe
 from kdaug.record import Record, user
 from kdaug.running import Outcome, execute
+from kdaug.show import Story
 from kdaug.source import Each, GrowingPool
 from kdaug.stage import Stage
 from kdaug.teacher import Request, Teacher
@@ -118,3 +120,39 @@ def test_a_pool_that_keeps_nothing_stops_and_says_so(out: Path) -> None:
     before = len(teacher.calls)
     assert go(recipe, out, teacher).facts["ended_by"] == "barren"
     assert len(teacher.calls) > before  # it does go on
+
+
+def test_a_run_that_keeps_nothing_of_what_it_asked_is_not_finished(out: Path) -> None:
+    def reply(request: Request) -> TeacherError:
+        if "question 0" in request.messages[0].content:
+            return BadRequest("400 another thing")
+        return BadRequest("400 no such model m (Incorrect API key provided: sk-abc-123, Bearer tok3n)")
+
+    outcome = go(answering(8), out, Fake(reply))
+    assert (outcome.exit_code, outcome.facts["status"], outcome.facts["kept"]) == (3, "stopped", 0)
+    told = (out / "log.txt").read_text("utf-8")
+    assert "stopped: every seed was used; no record was kept" in told
+    quoted = "the commonest failure: 400 no such model m (Incorrect API key provided: sk-***, Bearer ***)"
+    assert quoted in told and "sk-abc" not in told and "tok3n" not in told
+    assert quoted in list(Story(out).funnel())
+    assert go(answering(8), out, Fake(reply)).exit_code == 3  # so it is when it is told again
+
+
+def test_what_is_dropped_for_another_reason_is_nothing_kept_too(out: Path) -> None:
+    outcome = go(answering(3), out, Fake(lambda r: ""))
+    assert outcome.exit_code == 3
+    assert go(answering(3), out.with_name("fine"), Fake(lambda r: "fine")).exit_code == 0
+
+
+def test_what_attempts_without_an_answer_may_have_cost_is_told_without_a_cap(out: Path) -> None:
+    """A torn reply is paid for; a call that is refused is not."""
+    torn = [BadReply("half of the JSON"), RateLimited("429"), BadReply("half of the JSON")]
+    teacher = Retry(Fake(lambda r: torn.pop() if torn else "fine", name="openai:m"), base=0.001)
+    recipe = Recipe(Each(questions(2)), [Stage(Respond())], prices={"m": Price(1.0, 1.0)})
+    facts = go(recipe, out, teacher).facts
+    unclear = facts["usage"]["openai:m"]["unclear_tokens"]
+    assert 2 * 1024 <= unclear < 2 * 1024 + 1000
+    assert facts["bill"]["unclear"] == pytest.approx(unclear / 1e6)
+    words = f"and {unclear:,} at most for calls that broke off"
+    assert f"completion tokens, {words}" in (out / "log.txt").read_text("utf-8")
+    assert any(words in line for line in Story(out).funnel())

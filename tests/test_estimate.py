@@ -120,3 +120,11 @@ def test_without_a_price_it_says_so_and_a_sample_that_kept_nothing_says_nothing(
     nothing = ["estimate", "self-instruct", *rest[1:], "--out", str(tmp_path / "b"), "--target", "10"]
     assert main(nothing) == 1  # not a mistake in what was written: calls were made
     assert "kept nothing" in capsys.readouterr().err
+
+
+def test_a_sample_of_nothing_is_refused(tmp_path: Path, capsys: Any) -> None:
+    seeds = tmp_path / "seeds.jsonl"
+    seeds.write_text('{"prompt": "Hi."}\n')
+    asked = ["estimate", "respond", "--seeds", str(seeds), "--teacher", "fake", "--out", str(tmp_path / "run")]
+    assert main([*asked, "--sample", "0"]) == 2
+    assert "--sample is 0: it must be at least 1" in capsys.readouterr().err

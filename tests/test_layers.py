@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "record"),
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
-        *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml"),
+        *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml", "declared"),
         *(
             "words",
             "overlap",

@@ -24,7 +24,7 @@ from kdaug.errors import Interrupted, KdaugError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 3 stopped early and clean, 130 interrupted."""
+    """Exit codes: 0 finished, 1 failed, 2 the user's mistake, 3 ended clean with less than wanted, 130 interrupted."""
     # A call makes hundreds of short-lived objects and hardly a cycle: to look for those after every 700 takes a tenth
     # of a run's time.
     gc.set_threshold(10_000, 10, 10)

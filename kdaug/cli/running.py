@@ -98,7 +98,7 @@ def _run(given: argparse.Namespace) -> int:
         for found in story.newest(given.preview):
             print("\n".join(story.tell(found.record.id)))
         print("\n".join(story.funnel()))
-        return 0 if outcome.error is None else outcome.exit_code
+        return 0 if outcome.error is None and outcome.facts["kept"] else outcome.exit_code
     return told(given, outcome)
 
 
@@ -187,6 +187,7 @@ def teachers_of(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, def
     """One teacher a role; equal specs share one, so that a model is loaded once. `default`: where none is named, and
     anything may ask one."""
     from kdaug import recipes
+    from kdaug.prices import check_named, parse_price
     from kdaug.recipe import roles_of
     from kdaug.recipe_file import unknown
     from kdaug.rows import Rows
@@ -205,6 +206,7 @@ def teachers_of(given: argparse.Namespace, file: RecipeFile, recipe: Recipe, def
     if asked or not isinstance(recipe.source, Rows):
         specs.setdefault("teacher", default)
     made = {spec: recipes.teacher(spec) for spec in dict.fromkeys(specs.values())}
+    check_named([parse_price(text)[0] for text in given.price], made.values())
     return {role: made[spec] for role, spec in specs.items()}
 
 
@@ -225,6 +227,8 @@ def _estimate(given: argparse.Namespace) -> int:
     from kdaug.estimate import estimate
     from kdaug.progress import Log
 
+    if given.sample < 1:
+        raise ConfigError(f"--sample is {given.sample}: it must be at least 1")
     recipe, teachers = _recipe(given)
     command = "kdaug " + shlex.join(sys.argv[1:])
     for line in estimate(recipe, given.out, teachers, jobs=given.sample, command=command, log=Log(quiet=True)):

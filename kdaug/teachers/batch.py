@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar
 import orjson
 
 from kdaug.calls import Closing
+from kdaug.declared import check_fields
 from kdaug.errors import BadRequest, ConfigError, KdaugError, TeacherError, TeacherTimeout, TeacherUnavailable, require
 from kdaug.record import Json
 from kdaug.teacher import Completion, Request
@@ -83,6 +84,7 @@ class Batch:
 
     def __post_init__(self) -> None:
         require("openai", "batch", "the batch teacher")
+        check_fields(self)
         if min(self.batch_requests, self.batch_mb, self.poll, self.tries) <= 0 or self.settle < 0:
             raise ConfigError("batch_requests, batch_mb, poll and tries must be more than zero, settle not less")
         self._chat = Endpoint(

@@ -84,8 +84,9 @@ class Breaker:
             self._close()
             self._wake_all(GO)
 
-    def failed(self, error: TeacherError, probe: bool) -> bool:
+    def failed(self, error: TeacherError, probe: bool, alone: bool = False) -> bool:
         """A call failed for a passing reason. Whether it is open: then nothing is held against the single call.
+        `alone`: it is known to fail where others come through, so it says nothing of the teacher.
 
         Raises TeacherUnavailable when this was the last probe.
         """
@@ -93,7 +94,7 @@ class Breaker:
         outage = isinstance(error, TeacherUnavailable)
         self.fallen += 1
         self._answered = self._answered or not outage
-        self._row += 1
+        self._row += not alone
         opening = not self.open and (outage or self._row >= OPENS_AFTER)
         if opening:
             self.open, self._opened, self._pause = True, now, self.base

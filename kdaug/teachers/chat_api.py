@@ -60,6 +60,7 @@ NO_ACCESS = re.compile(
 UNCONSTRAINED = re.compile(
     r"response_format|json_schema|structured_outputs|schema|grammar|guided|extra (inputs|fields)", re.I
 )
+NO_TLS = "does the server speak https? If not, base_url begins with http://"
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 GO_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
@@ -180,11 +181,19 @@ def failure_of(error: BaseException) -> TeacherError:
         return AccessDenied(words) if error.status in (401, 403, 407) else TeacherUnavailable(words)
     if isinstance(error, aiohttp.ClientResponseError):
         return BadReply(f"the reply is no HTTP: {error.message}")
-    if isinstance(error, aiohttp.ClientSSLError):  # wrong certificates too
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
         hint = "a CA bundle can be named in SSL_CERT_FILE"
-        return TeacherUnavailable(f"no secure connection: {error.os_error} ({hint})")
+        return TeacherUnavailable(f"no secure connection: {error.certificate_error} ({hint})")
+    if isinstance(error, aiohttp.ClientSSLError):
+        return TeacherUnavailable(f"no secure connection: {error.os_error} ({NO_TLS})")
     if isinstance(error, aiohttp.ClientConnectorError):
-        return TeacherUnavailable(f"no connection: {error.os_error.strerror or error.os_error}")
+        cause = error.os_error
+        why = cause.strerror or str(cause) or type(cause).__name__
+        if isinstance(cause, ConnectionResetError):  # in the handshake: nothing else is said before a connection stands
+            why = f"it was cut off at its start ({NO_TLS})"
+        proxied = isinstance(error, aiohttp.ClientProxyConnectionError)
+        to = f" to the proxy {error.host}:{error.port}, which the environment names" if proxied else ""
+        return TeacherUnavailable(f"no connection{to}: {why}")
     if isinstance(error, aiohttp.ConnectionTimeoutError):
         return TeacherUnavailable("no connection in time")
     if isinstance(error, TimeoutError):

@@ -26,6 +26,7 @@ from kdaug.models import find_model
 from kdaug.record import Json, Message
 from kdaug.teacher import Completion, Request, Schema
 from kdaug.teachers.chat_api import UNCONSTRAINED, constraint, failure_of, failure_of_reply, read_completion, whole_body
+from kdaug.teachers.oldest import Oldest
 from kdaug.teachers.token_ids import BY_ID, BY_TEXT, Vocabulary, read_logprobs
 from kdaug.teachers.weights import ALTERNATIVES
 
@@ -82,11 +83,16 @@ class Endpoint:
         # OpenAI's reasoning models take the new name only, most other servers the old one only.
         self._limit = "max_completion_tokens" if self._official else "max_tokens"
         self._unconstrained: set[str] = set()
+        self._out = Oldest(self.timeout)
         self._session: aiohttp.ClientSession | None = None
 
     @property
     def name(self) -> str:
         return f"openai:{self.model}"
+
+    @property
+    def status(self) -> str:
+        return self._out.status
 
     async def open(self, state: Path) -> None:
         """Read the key and set up the connections. Raises ConfigError for a missing key, CA bundle or proxy."""
@@ -163,6 +169,7 @@ class Endpoint:
         if self._denied is not None:
             raise self._error(self._denied, request)
         limit, form = self._limit, self.form(request.sampling.schema)
+        call = self._out.sent()
         try:
             async with self._session.post(self._url, data=self.body(request, form), allow_redirects=False) as reply:
                 data = await whole_body(reply)
@@ -172,6 +179,8 @@ class Endpoint:
             raise failure_of_reply(reply.status, reply.headers, data, first=not self._proven)
         except (TeacherError, aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
             failed = e
+        finally:
+            self._out.back(call)
         if limit == "max_tokens" and isinstance(failed, BadRequest) and "max_completion_tokens" in str(failed):
             self._limit = "max_completion_tokens"
             await request.again(request, failed)
@@ -243,6 +252,8 @@ class Endpoint:
             words = str(plain)  # it went through here before: another call's error, shared
         else:
             words = shorten(str(plain), 300)
+            if isinstance(cause, TimeoutError) and isinstance(plain, TeacherTimeout):
+                words += f" (timeout={self.timeout:g})"
             words = f"{self.name} at {self.host}: {words.replace(self._key, '***') if self._key else words}"
         error = type(plain)(words, request=request, teacher=self.name, retry_after=plain.retry_after)
         error.billed = plain.billed and not plain.teacher  # of another call, only that one was paid

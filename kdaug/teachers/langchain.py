@@ -11,12 +11,14 @@ from typing import Any
 import orjson
 
 from kdaug.chat import split_thought
+from kdaug.declared import check
 from kdaug.errors import (
     AccessDenied,
     BadReply,
     BadRequest,
     ConfigError,
     ContextTooLong,
+    KdaugError,
     RateLimited,
     Refused,
     ServerError,
@@ -29,6 +31,7 @@ from kdaug.errors import (
 from kdaug.record import Json, Message, ToolCall
 from kdaug.teacher import Completion, FinishReason, Request, Sampling, Usage
 from kdaug.teachers.chat_api import FILTERED, TOO_LONG, retry_after
+from kdaug.teachers.oldest import Oldest
 
 # Finish reasons of OpenAI, Anthropic, Ollama and Google, in lower case.
 FINISH: dict[str, FinishReason] = {
@@ -58,23 +61,32 @@ class LangChain:
         self.model = _construct(chat, arguments) if isinstance(chat, str) else chat
         if not isinstance(self.model, BaseChatModel):
             raise ConfigError(f"{self.model!r} is no chat model of langchain_core")
+        check("LangChain", "concurrency", concurrency, int)
+        check("LangChain", "timeout", timeout, float)
         if concurrency < 1 or timeout <= 0:
             raise ConfigError("concurrency and timeout must be more than zero")
         self.concurrency, self.timeout = concurrency, timeout
+        self._out = Oldest(timeout)
         known = (getattr(self.model, name, None) for name in ("model_name", "model", "model_id"))
         self.name = f"langchain:{next((n for n in known if isinstance(n, str) and n), type(self.model).__name__)}"
 
     def __repr__(self) -> str:
         return f"LangChain({self.name!r}, concurrency={self.concurrency})"  # a model's own may show its key
 
+    @property
+    def status(self) -> str:
+        return self._out.status
+
     async def open(self, state: Path) -> None:
         """Nothing to do: the model is there."""
 
     async def generate(self, request: Request) -> Completion:
-        """One call of the model. Raises TeacherError; an error that is no provider's is raised as it is."""
+        """One call of the model. Raises TeacherError; KdaugError where a scripted model has no more replies. An error
+        that is no provider's is raised as it is."""
         if request.sampling.logprobs:
             raise BadRequest("LangChain has no log-probabilities with token ids: use vllm: or local:")
         messages = [_to_langchain(m) for m in request.messages]
+        call = self._out.sent()
         try:
             asked, as_call = self._offering(request)
             async with asyncio.timeout(self.timeout):
@@ -82,10 +94,14 @@ class LangChain:
             return _completion(answer, as_text=as_call)
         except Exception as e:
             failed = failure_of(e)
+            if failed is None and isinstance(e.__cause__, StopIteration):
+                raise KdaugError(f"{self.name} has no more replies: its messages are used up") from e
             if failed is None:
                 raise
             words = f"{self.name}: {failed}"
             raise type(failed)(words, request=request, teacher=self.name, retry_after=failed.retry_after) from e
+        finally:
+            self._out.back(call)
 
     async def flush(self) -> None:
         """Nothing is held back."""
@@ -214,15 +230,17 @@ def _completion(answer: Any, *, as_text: bool) -> Completion:
     finish = str(told.get("finish_reason") or told.get("stop_reason") or told.get("done_reason") or "").lower()
     if finish in REFUSALS:
         raise Refused(f"the content filter cut off the reply ({finish})")
-    calls = [ToolCall(c["id"] or "", c["name"], orjson.dumps(c["args"]).decode()) for c in answer.tool_calls]
-    calls += [ToolCall(c["id"] or "", c["name"] or "", c["args"] or "") for c in answer.invalid_tool_calls]
+    # A parrot (langchain-core's own, for tests) gives back what it got, which has none of an AIMessage's fields.
+    good, bad = getattr(answer, "tool_calls", ()), getattr(answer, "invalid_tool_calls", ())
+    calls = [ToolCall(c["id"] or "", c["name"], orjson.dumps(c["args"]).decode()) for c in good]
+    calls += [ToolCall(c["id"] or "", c["name"] or "", c["args"] or "") for c in bad]
     text = str(answer.text)
     reasoning = "".join(b.get("reasoning", "") for b in answer.content_blocks if b["type"] == "reasoning")
     if not reasoning:
         reasoning, text = split_thought(text)
     if as_text and calls:
         text, calls, finish = calls[0].arguments, [], "stop" if finish not in ("length", "max_tokens") else finish
-    used = answer.usage_metadata or {}
+    used = getattr(answer, "usage_metadata", None) or {}
     return Completion(
         text,
         finish_reason=FINISH.get(finish, "tool_calls" if calls else "stop" if not finish else "other"),

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdaug.calls import Closing
-from kdaug.errors import ConfigError, RateLimited, ServerError, TeacherError, TeacherTimeout
+from kdaug.errors import BadRequest, ConfigError, RateLimited, ServerError, TeacherError, TeacherTimeout
 from kdaug.record import Messages
-from kdaug.teacher import Completion, Request, ScoringTeacher, Teacher, TokenLogprobs, Until, patiently
+from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs, Until, patiently
 from kdaug.teachers.breaker import LONGEST_WISH, clock
 from kdaug.teachers.slots import Slots
 
@@ -30,7 +30,8 @@ class Limit:
     `rpm` and `tpm`: requests and tokens (prompt and completion) a minute, in any minute. A call's tokens are estimated
     before it is sent, and the difference is made up once its usage is known: a token of the prompt is 4 bytes, a
     completion has `max_tokens`, and both are scaled by what the usage of the last 100 calls or so said of that. A call
-    that failed keeps its estimate. (A provider that counts `max_tokens` itself, as Azure does, refuses earlier.)
+    that failed keeps its estimate. (A provider that counts `max_tokens` itself, as Azure does, refuses earlier.) A call
+    of more tokens than `tpm` is never sent: ConfigError where it is among the first ones, else BadRequest.
 
     `adaptive`: fewer calls than `concurrency` are in flight while the teacher refuses some or has them wait, see
     `Slots`. A refusal pauses all calls, for as long as it asks (at most 120 s), else 0.5 s, doubled each time; one that
@@ -93,13 +94,15 @@ class Limit:
                 for (rate, bucket, what), need in zip(rates, needs, strict=True)
                 if bucket and bucket.level < max(1.0, need)
             ]
+        if isinstance(self.teacher, Reporting) and (inner := self.teacher.status):
+            words.append(inner)
         return ", ".join(words)
 
     async def open(self, state: Path) -> None:
         await self.teacher.open(state)
 
     async def generate(self, request: Request) -> Completion:
-        cost = self._estimate.of(request) if self._tokens else 0.0
+        cost = self._cost(request) if self.tpm else 0.0
         sent = await self._enter(cost, request.until)
         try:
             completion = await self.teacher.generate(request)
@@ -137,6 +140,20 @@ class Limit:
             raise
         finally:
             self._leave()
+
+    def _cost(self, request: Request) -> float:
+        """In tokens. Raises ConfigError where no minute has as many, BadRequest where other calls had less."""
+        assert self.tpm is not None
+        cost = self._estimate.of(request)
+        if cost <= self.tpm:
+            return cost
+        words = (
+            f"a request of about {cost:,.0f} tokens (max_tokens is {request.sampling.max_tokens:,}) is larger than "
+            f"tpm={self.tpm:g}, what may be sent in a minute: give a higher tpm or a lower max_tokens"
+        )
+        if self._estimate.learned:  # this record is longer than others: it alone cannot be asked
+            raise BadRequest(f"{self.name}: {words}", request=request, teacher=self.name)
+        raise ConfigError(f"{self.name}: {words}")
 
     async def _enter(self, cost: float, until: Until) -> float:
         """Waits for its turn, first come first served; the time at which it is over."""
@@ -255,6 +272,10 @@ class _Estimate:
 
     def __init__(self) -> None:
         self._prompt, self._completion, self._calls = 1.0, 1.0, 0
+
+    @property
+    def learned(self) -> bool:
+        return self._calls > 0
 
     def of(self, request: Request) -> float:
         return self._prompt * _size(request) + self._completion * request.sampling.max_tokens

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
+from kdaug.declared import check_fields
 from kdaug.record import Json
 from kdaug.teacher import Completion, Request, Teacher
 from kdaug.teachers.endpoint import OPENAI_KEY, OPENAI_URL, Endpoint
@@ -20,6 +21,8 @@ class OpenAI:
     `base_url`, `api_key_env`, `api_key_file`, `timeout`, `extra_body`, `send_seed`, `tokenizer` and `proxies` are
     `Endpoint`'s; `rpm`, `tpm` (requests and tokens a minute) and `adaptive` are `Limit`'s; `tries` and `patience`
     (seconds) are `Retry`'s. `concurrency`: the most requests in flight; `adaptive` finds out whether fewer do better.
+
+    Raises ConfigError for an argument of the wrong type or out of its range.
     """
 
     model: str
@@ -40,6 +43,7 @@ class OpenAI:
     patience: float = 60.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         endpoint = Endpoint(
             self.model,
             base_url=self.base_url,

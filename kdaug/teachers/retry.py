@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol, TypeVar, runtime_checkable
 
-from kdaug.errors import ConfigError, RateLimited, TeacherError, TeacherUnavailable
+from kdaug.errors import ConfigError, RateLimited, TeacherError, TeacherTimeout, TeacherUnavailable
 from kdaug.record import Messages
 from kdaug.teacher import Completion, Reporting, Request, ScoringTeacher, Teacher, TokenLogprobs, patiently
 from kdaug.teachers.breaker import LONGEST_WISH, Breaker
@@ -24,6 +24,11 @@ RATE_LIMIT_FACTOR = 4
 OTHERS, SHARE = 3, 8
 
 
+# So many timeouts of one call are enough: each takes all of the timeout, and holds up the jobs behind it. Where one
+# call in a hundred hangs by chance, three in a row are one in a million; a prompt that hangs hangs again.
+TIMEOUTS = 3
+
+
 @runtime_checkable
 class Repeating(Protocol):
     """A teacher that repeats failed calls. `once`: the same without, for whoever repeats them himself."""
@@ -36,16 +41,17 @@ class Repeating(Protocol):
 class Retry:
     """A teacher that tries again where its inner teacher fails for a passing reason.
 
-    A retryable error is tried `tries` times in all (a rate limit that others meet too four times as often) and then
-    raised as it is. Before
-    try n + 1 it waits a random time of at most `base` · 2ⁿ⁻¹ seconds, `cap` at most (full jitter, Brooker 2015, AWS
-    Architecture Blog), on top of the time that the teacher asked for.
+    A retryable error is tried `tries` times in all (a rate limit that others meet too four times as often, a timeout
+    three times at most) and then raised as it is. Before try n + 1 it waits a random time of at most
+    `base` · 2ⁿ⁻¹ seconds, `cap` at most (full jitter, Brooker 2015, AWS Architecture Blog), on top of the time that the
+    teacher asked for.
 
     When no call comes through any more (an outage, or 10 failures in a row), none is given up: all wait while one at a
     time goes out as a probe, at growing intervals, for `patience` seconds (10 where the teacher has never answered);
     then all raise TeacherUnavailable. See `Breaker`. Everything else is raised at once.
 
-    `retries` counts the repeated calls, `waiting` those that wait for their next try right now.
+    `retries` counts the repeated calls, `waiting` those that wait for their next try right now, `late` those that have
+    timed out and are tried again.
     """
 
     teacher: Teacher
@@ -55,6 +61,7 @@ class Retry:
     patience: float = 60.0
     retries: int = field(default=0, init=False)
     waiting: int = field(default=0, init=False)
+    late: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         if self.tries < 1:
@@ -79,7 +86,8 @@ class Retry:
     @property
     def status(self) -> str:
         inner = self.teacher.status if isinstance(self.teacher, Reporting) else ""
-        return ", ".join(words for words in (self._breaker.status, inner) if words)
+        again = f"{self.late} tried again after a timeout" if self.late else ""
+        return ", ".join(words for words in (self._breaker.status, again, inner) if words)
 
     async def open(self, state: Path) -> None:
         await self.teacher.open(state)
@@ -99,48 +107,52 @@ class Retry:
         return await self._persist(lambda: scorer.logprobs(prompt, completion, top_k), None)
 
     async def _persist(self, call: Callable[[], Awaitable[Result]], request: Request | None) -> Result:
-        failures, breaker = 0, self._breaker
-        before = breaker.through, breaker.fallen
+        past, breaker = _Past(self._breaker.through, self._breaker.fallen), self._breaker
         until = patiently if request is None else request.until
-        last: TeacherError | None = None
-        while True:
-            probe = breaker.open and await self._wait(until(breaker.turn(request, self.name), last))
-            try:
-                if last is not None:
-                    self.retries += 1
-                    if request is not None:
-                        await request.again(request, last)
-                result = await call()
-            except TeacherError as e:
-                last, pause = e, self._weigh(e, failures + 1, probe, before)
-            except BaseException:
-                breaker.step_back(probe)
-                raise
-            else:
-                breaker.came_through()
-                return result
-            if pause is not None:
-                failures += 1
-                await self._wait(until(asyncio.sleep(pause), last))
+        try:
+            while True:
+                probe = breaker.open and await self._wait(until(breaker.turn(request, self.name), past.last))
+                try:
+                    if past.last is not None:
+                        self.retries += 1
+                        if request is not None:
+                            await request.again(request, past.last)
+                    result = await call()
+                except TeacherError as e:
+                    pause = self._weigh(e, past, probe)
+                except BaseException:
+                    breaker.step_back(probe)
+                    raise
+                else:
+                    breaker.came_through()
+                    return result
+                if pause is not None:
+                    await self._wait(until(asyncio.sleep(pause), past.last))
+        finally:
+            self.late -= past.timeouts > 0
 
-    def _weigh(self, error: TeacherError, failures: int, probe: bool, before: tuple[int, int]) -> float | None:
-        """Seconds until the next try, None where the breaker says when. Raises the error where it is the last.
-        `before`: how many calls had come through, and failed, when this one began."""
-        breaker = self._breaker
+    def _weigh(self, error: TeacherError, past: _Past, probe: bool) -> float | None:
+        """Seconds until the next try, None where the breaker says when. Raises the error where it is the last."""
+        breaker, past.last = self._breaker, error
         if not isinstance(error, TeacherUnavailable) and (error.fatal or not error.retryable):
             if error.fatal:
                 breaker.step_back(probe)
             else:  # an answer, if not the one that was hoped for
                 breaker.came_through()
             raise error
-        if breaker.failed(error, probe):
+        timed_out, through = isinstance(error, TeacherTimeout), breaker.through - past.through
+        hangs = timed_out and past.timeouts > 0 and through >= OTHERS  # this call, and not the teacher
+        if breaker.failed(error, probe, alone=hangs):
             return None
-        through, fallen = breaker.through - before[0], breaker.fallen - before[1] - failures
-        alone = through >= max(OTHERS, SHARE * fallen)
+        past.failures += 1
+        if timed_out:
+            self.late += past.timeouts == 0
+            past.timeouts += 1
+        alone = through >= max(OTHERS, SHARE * (breaker.fallen - past.fallen - past.failures))
         tries = self.tries * RATE_LIMIT_FACTOR if isinstance(error, RateLimited) and not alone else self.tries
-        if failures >= tries:
+        if past.failures >= tries or past.timeouts >= TIMEOUTS:
             raise error
-        backoff = self._random.uniform(0, min(self.cap, self.base * 2 ** (failures - 1)))
+        backoff = self._random.uniform(0, min(self.cap, self.base * 2 ** (past.failures - 1)))
         return min(error.retry_after or 0.0, LONGEST_WISH) + backoff
 
     async def _wait(self, until: Awaitable[Result]) -> Result:
@@ -149,3 +161,14 @@ class Retry:
             return await until
         finally:
             self.waiting -= 1
+
+
+@dataclass(slots=True)
+class _Past:
+    """What became of a call so far. `through`, `fallen`: how many had come through, and failed, when it began."""
+
+    through: int
+    fallen: int
+    failures: int = 0
+    timeouts: int = 0
+    last: TeacherError | None = None

@@ -76,6 +76,10 @@ class Serve:
     def name(self) -> str:
         return f"serve:{self._served}"
 
+    @property
+    def status(self) -> str:
+        return "" if self._client is None else self._client.status
+
     async def open(self, state: Path) -> None:
         """Starts the server, unless one that was kept still answers. Raises ConfigError where it does not come up."""
         if self._process is not None and not await self._well():

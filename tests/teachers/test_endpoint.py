@@ -559,3 +559,18 @@ def test_an_endpoint_of_ours_is_reached_past_the_proxy(server: FakeOpenAI, monke
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
     assert isinstance(outcome(Endpoint("m", base_url=server.url), "Hi."), TeacherUnavailable)
     assert isinstance(outcome(Endpoint("m", base_url=server.url, proxies=False), "Hi."), Completion)
+
+
+def test_a_server_that_does_not_speak_https_is_told_from_one_that_is_down(server: FakeOpenAI) -> None:
+    error = outcome(Endpoint("m", base_url=server.url.replace("http://", "https://")), "Hi.")
+    assert type(error) is TeacherUnavailable
+    assert "does the server speak https? If not, base_url begins with http://" in str(error)
+
+
+def test_a_proxy_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = free_port()
+    monkeypatch.setenv("HTTP_PROXY", f"http://me:secret@127.0.0.1:{port}")
+    error = outcome(Endpoint("m", base_url="http://model.invalid/v1"), "Hi.")
+    assert type(error) is TeacherUnavailable
+    assert f"no connection to the proxy 127.0.0.1:{port}, which the environment names" in str(error)
+    assert "secret" not in str(error)

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_core.language_models.fake_chat_models import FakeListChatModel, GenericFakeChatModel
+from langchain_core.language_models.fake_chat_models import (
+    FakeChatModel,
+    FakeListChatModel,
+    FakeMessagesListChatModel,
+    GenericFakeChatModel,
+    ParrotFakeChatModel,
+)
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
@@ -19,6 +25,7 @@ from kdaug.errors import (
     BadRequest,
     ConfigError,
     ContextTooLong,
+    KdaugError,
     RateLimited,
     Refused,
     ServerError,
@@ -208,6 +215,29 @@ def test_a_spec_names_the_class_and_its_arguments() -> None:
     teacher = recipes.teacher(spec)
     assert isinstance(teacher, Retry)
     assert (teacher.concurrency, ask(teacher, "Hi.").text) == (3, "a")
+
+
+@pytest.mark.parametrize(
+    ("model", "answer"),
+    [
+        (FakeChatModel(), "fake response"),
+        (FakeListChatModel(responses=["a"]), "a"),
+        (FakeMessagesListChatModel(responses=[AIMessage("b")]), "b"),
+        (GenericFakeChatModel(messages=iter(["c"])), "c"),
+        (ParrotFakeChatModel(), "Hi."),
+    ],
+)
+def test_every_fake_model_of_langchain_core_answers(model: Any, answer: str) -> None:
+    assert ask(LangChain(model), "Hi.").text == answer
+
+
+def test_a_scripted_model_at_its_end_says_so() -> None:
+    teacher = LangChain(GenericFakeChatModel(messages=iter(["only one"])))
+    ask(teacher, "Hi.")
+    with pytest.raises(KdaugError, match="langchain:GenericFakeChatModel has no more replies"):
+        ask(teacher, "Hi.")
+    with pytest.raises(ConfigError, match="LangChain: timeout is 'long': expected float"):
+        LangChain(FakeChatModel(), timeout="long")  # type: ignore[arg-type] # as a user may
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 from servers.run import FakeOpenAI, free_port
 
 import kdaug as kd
-from kdaug.errors import AccessDenied, TeacherUnavailable
+from kdaug.errors import AccessDenied, ConfigError, TeacherTimeout, TeacherUnavailable
 from kdaug.record import Record, user
 from kdaug.teacher import Completion, Request
 from kdaug.teachers.endpoint import Endpoint
@@ -86,3 +87,47 @@ def test_a_run_over_a_server_that_dies_stops_and_goes_on_from_there(tmp_path: Pa
         data = kd.run(recipe(), tmp_path / "run", teacher=teacher(), quiet=True)
         assert len(list(data)) == 150
         assert 0 < server.stats()["total"] < 150
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"timeout": "30"}, "OpenAI: timeout is '30': expected float"),
+        ({"concurrency": "x"}, "OpenAI: concurrency is 'x': expected int"),
+        ({"concurrency": 2.5}, "OpenAI: concurrency is 2.5: expected int"),
+        ({"extra_body": 5}, "OpenAI: extra_body is 5: expected a mapping"),
+        ({"rpm": "many"}, r"OpenAI: rpm is 'many': expected float \| None"),
+        ({"tries": None}, "OpenAI: tries is None: expected int"),
+        ({"base_url": None}, "OpenAI: base_url is None: expected str"),
+    ],
+)
+def test_an_argument_of_the_wrong_type_is_named(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        kd.OpenAI("m", **given)
+
+
+def test_it_takes_what_fits(tmp_path: Path) -> None:
+    kd.OpenAI("m", timeout=30, api_key_file=tmp_path / "key", extra_body={"a": None}, rpm=5, tokenizer=None)
+    with pytest.raises(ConfigError, match="OpenAI: model is None"):
+        kd.OpenAI(None)  # type: ignore[arg-type] # as a user may
+
+
+def test_it_says_how_long_the_oldest_call_has_been_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdaug.teachers.oldest.LONG", 0.1)
+
+    async def main(server: FakeOpenAI) -> None:
+        teacher = kd.OpenAI("m", base_url=server.url, timeout=1.0, tries=2)
+        await teacher.open(Path())
+        asked = asyncio.ensure_future(teacher.generate(Request(user("@@FAIL:hang@@"))))
+        assert teacher.status == ""
+        await asyncio.sleep(0.6)
+        assert teacher.status == "oldest call 1 s of 1 s"
+        await asyncio.sleep(1.2)
+        assert teacher.status.startswith("1 tried again after a timeout")
+        with pytest.raises(TeacherTimeout, match=r"no complete reply in time \(timeout=1\)"):
+            await asked
+        assert teacher.status == ""
+        await teacher.aclose()
+
+    with FakeOpenAI() as server:
+        asyncio.run(main(server))

@@ -51,10 +51,36 @@ def ask(teacher: Retry, request: Request = HELLO) -> Completion:
 
 @pytest.mark.parametrize("kind", [TeacherTimeout, ServerError, BadReply, RateLimited])
 def test_a_passing_failure_is_tried_again(kind: type[TeacherError]) -> None:
-    retry = Retry(failing(3, kind("try later")), base=0.001)
+    retry = Retry(failing(2, kind("try later")), base=0.001)
     assert ask(retry).text == "fine"
-    assert retry.retries == 3
-    assert retry.waiting == 0
+    assert retry.retries == 2
+    assert (retry.waiting, retry.late) == (0, 0)
+
+
+def test_a_call_that_hangs_is_given_up_after_three_timeouts_and_stops_no_other() -> None:
+    """Also where four of them are all that is left of a run: that is no outage."""
+
+    def reply(request: Request) -> str | TeacherError:
+        return TeacherTimeout("late") if "hang" in request.messages[0].content else "fine"
+
+    class Slow(Fake):
+        async def generate(self, request: Request) -> Completion:
+            await asyncio.sleep(120.0 if "hang" in request.messages[0].content else 1.0)
+            return await super().generate(request)
+
+    retry = Retry(Slow(reply))
+
+    async def main() -> list[Completion | BaseException]:
+        asked = [asyncio.ensure_future(retry.generate(Request(user(text)))) for text in (*("hang",) * 4, *("ok",) * 9)]
+        await asyncio.sleep(130)
+        assert retry.status == "4 tried again after a timeout"
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    *hung, _ = (found := run(main()))[:5]
+    assert [type(e) for e in hung] == [TeacherTimeout] * 4
+    assert all(isinstance(c, Completion) for c in found[4:])
+    assert sum("hang" in call.messages[0].content for call in retry.teacher.calls) == 12  # type: ignore[attr-defined] # a Fake
+    assert retry.status == ""
 
 
 @pytest.mark.parametrize(("kind", "calls"), [(ServerError, 6), (BadReply, 6), (RateLimited, 6)])
