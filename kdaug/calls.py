@@ -12,12 +12,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, TypeVar, Unpack
+
+import orjson
 
 from kdaug.budget import Account, Budget, Tab
 from kdaug.errors import ConfigError, ParseError, TeacherError
@@ -210,6 +212,16 @@ class Calls:
         finally:
             self._turns.discard(turn)
 
+    async def once(self, stage: int, job: int, key: str, do: Callable[[], Awaitable[Json]]) -> Json:
+        """Does it for real; it is in flight until its result is durable."""
+        if self.over.is_set():
+            raise Closing
+        with self._in_flight():
+            result = await do()
+            if self.journal is not None:
+                await self.journal.add_result(stage, job, key, result)
+        return result
+
     async def score(
         self, role: str, prompt: Sequence[Message], completion: Sequence[Message], top_k: int
     ) -> TokenLogprobs:
@@ -264,18 +276,23 @@ class Calls:
         try:
             if self.over.is_set() or self._broken:
                 raise Closing
-            self.stats.in_flight += 1
-            self._quiet.clear()
-            try:
+            with self._in_flight():
                 await self._open(teacher)
                 yield
-            finally:
-                self.stats.in_flight -= 1
-                if self.stats.in_flight == 0:
-                    self._quiet.set()
-                self.lull.look()
         finally:
             self._slots[id(teacher)].release()
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self.stats.in_flight += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self.stats.in_flight -= 1
+            if self.stats.in_flight == 0:
+                self._quiet.set()
+            self.lull.look()
 
     async def _open(self, teacher: Teacher) -> None:
         """Opened at its first call, once: a run that the journal answers needs no engine and no key."""
@@ -322,14 +339,29 @@ class Scope:
         if form is not None:
             request = form.asked(request)
         digest = request.digest(self._calls.teacher(role).name)
-        occurrence = self._seen[digest]  # taken before the first await
+        occurrence = self._occurrence(digest)
+        reply = await self._reply(role, request, digest, occurrence, form)
+        return reply if form is None else await self._fitting(role, request, occurrence, form, reply)
+
+    async def once(self, what: Json, do: Callable[[], Awaitable[Json]]) -> Json:
+        digest = f"once-{blake2b(orjson.dumps(what, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()}"
+        key = self._key(digest, self._occurrence(digest))
+        known = self._known.pop(key, None)
+        if isinstance(known, Completion):
+            return known.parsed  # type: ignore[no-any-return] # JSON
+        return await self._calls.once(self._stage, self._job, key, do)
+
+    def _occurrence(self, digest: str) -> str:
+        """To be taken before the first await."""
         self._seen[digest] += 1
-        reply = await self._reply(role, request, digest, str(occurrence), form)
-        return reply if form is None else await self._fitting(role, request, str(occurrence), form, reply)
+        return str(self._seen[digest] - 1)
+
+    def _key(self, digest: str, occurrence: str) -> str:
+        return f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
 
     async def _reply(self, role: str, request: Request, digest: str, occurrence: str, form: Form | None) -> Completion:
         """The reply to one call, from the journal or for real."""
-        key = f"{self._stage}/{self._job}/{self._name}/{digest}/{occurrence}"
+        key = self._key(digest, occurrence)
         reply = self._known.pop(key, None)
         if reply is None:
             request = replace(request, nonce=nonce_of(key), until=self._calls.until)

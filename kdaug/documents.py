@@ -17,6 +17,7 @@ from typing import Any
 from kdaug.errors import ConfigError, require, shorten
 from kdaug.plain_yaml import plain_yaml
 from kdaug.record import Json, Record, text_of, user
+from kdaug.source import WithOthers
 from kdaug.words import words
 
 PROSE = (".md", ".markdown", ".txt", ".rst", ".tex", ".org")
@@ -101,11 +102,12 @@ def left_out(folder: Path) -> str:
 
 def _text_of(path: Path) -> str:
     """A file's text. NUL bytes, which no model reads, become the replacement character: every offset stays."""
-    text = _converted(path) if path.suffix.lower() in CONVERTED else _plain(path)
+    text = _converted(path) if path.suffix.lower() in CONVERTED else plain_text(path)
     return text.replace("\0", "\ufffd")
 
 
-def _plain(path: Path) -> str:
+def plain_text(path: Path) -> str:
+    """Raises ConfigError, with file and line, for what is no UTF-8; a byte-order mark is passed over."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
@@ -182,32 +184,39 @@ class Chunks:
     """The pieces of each seed in turn, in order: `size` characters at most, not below `least` where that can be.
 
     A piece is a record of its document: its text is the prompt, and its root is the document, so no document is on
-    both sides of a hold-out.
+    both sides of a hold-out. `others`: so many other pieces come with each, drawn as by `with_others` from those of all
+    documents on its side (a piece that says what an earlier one said is then left out).
     """
 
     seeds: Sequence[Record]
     size: int = 2000
     least: int = 200
+    others: int = 0
     grows = False
-    _left: list[Record] = field(default_factory=list, init=False, repr=False)
-    _next: int = field(default=0, init=False, repr=False)
+    _left: Iterator[Record] = field(default=iter(()), init=False, repr=False)
+    _among: WithOthers | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.least < self.size:
-            raise ConfigError(f"chunks: least {self.least} must be from 1 to below size {self.size}")
+        if not 1 <= self.least < self.size or self.others < 0:
+            raise ConfigError(
+                f"chunks: least {self.least} must be from 1 to below size {self.size}, and others at least 0"
+            )
 
     def start(self, held_out: Collection[str] = ()) -> Chunks:
-        return Chunks(self.seeds, self.size, self.least)
+        live = Chunks(self.seeds, self.size, self.least, self.others)
+        live._left = (
+            piece_of(seed, *span) for seed in self.seeds for span in pieces(text_of(seed.prompt), self.size, self.least)
+        )
+        if self.others:
+            distinct = list({piece.id: piece for piece in live._left}.values())
+            live._among = WithOthers(distinct, self.others).start(held_out)
+        return live
 
     def draw(self, rng: Random) -> tuple[Record, ...] | None:
-        while not self._left:
-            if self._next >= len(self.seeds):
-                return None
-            seed = self.seeds[self._next]
-            self._next += 1
-            text = text_of(seed.prompt)
-            self._left = [piece_of(seed, *span) for span in reversed(pieces(text, self.size, self.least))]
-        return (self._left.pop(),)
+        if self._among is not None:
+            return self._among.draw(rng)
+        piece = next(self._left, None)
+        return None if piece is None else (piece,)
 
     def accept(self, record: Record) -> None:
         pass

@@ -37,12 +37,14 @@ class Gate:
         return Prepared(record)
 
     async def recall(self, record: Record, generate: Generate) -> Prepared:
-        """On resume, for a record that was kept: what `remember` needs, without the search that `prepare` may do."""
+        """On resume, for a record that was kept: what `remember` needs, without the search that `prepare` may do. A
+        gate that remembers nothing is not asked."""
         return await self.prepare(record, generate)
 
     def decide(self, prepared: Prepared) -> Drop | None:
-        """Serial, in job order, no await."""
-        return None
+        """Serial, in job order, no await. A verdict that hangs on the record alone is found in `prepare`, and is the
+        evidence: such a gate needs no `decide` of its own."""
+        return prepared.evidence if isinstance(prepared.evidence, Drop) else None
 
     def report(self) -> Mapping[str, Json]:
         """What there is to say of it in run.json and the card, besides its drops, when the run has ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any, Protocol, TypeVar, Unpack
 
@@ -53,6 +53,11 @@ class Generate(Protocol):
         self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0
     ) -> TokenLogprobs:
         """Score a given completion. Raises ConfigError where the role's teacher is not white-box."""
+        ...
+
+    async def once(self, what: Json, do: Callable[[], Awaitable[Json]]) -> Json:
+        """What `do` comes to, from the journal where a run that ended had done it already: a tool's result, or what a
+        search of elsewhere found. `what` says what is done; equal ones are told apart by their order."""
         ...
 
     def branch(self, label: str | int) -> Generate:

@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS replies (
     request BLOB NOT NULL, reply BLOB NOT NULL, failed INTEGER NOT NULL,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS replies_by_job ON replies (stage, job);
+CREATE TABLE IF NOT EXISTS results (
+    stage INTEGER NOT NULL, job INTEGER NOT NULL, key TEXT NOT NULL, result TEXT NOT NULL,
+    PRIMARY KEY (stage, job, key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS seeds (id TEXT PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS reservations (
     id INTEGER PRIMARY KEY, stage INTEGER NOT NULL, job INTEGER NOT NULL, teacher TEXT NOT NULL,
@@ -83,6 +86,7 @@ class Call:
 
 
 ADD_REPLY = "INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ADD_RESULT = "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?)"
 ADD_COMMIT = "INSERT OR REPLACE INTO commits VALUES (?, ?, ?)"
 RESERVE = "INSERT INTO reservations VALUES (?, ?, ?, ?, 1, ?, ?)"
 NOTE_ATTEMPT = (
@@ -138,6 +142,10 @@ class Journal:
             usage.completion_tokens,
         )
         await self._database.write(ADD_REPLY, *row)
+
+    async def add_result(self, stage: int, job: int, key: str, result: Json) -> None:
+        """What a job did elsewhere than at a teacher; returns when it is durable."""
+        await self._database.write(ADD_RESULT, stage, job, key, orjson.dumps(result).decode())
 
     def add_commit(self, stage: int, job: int, commit: Commit) -> None:
         """Returns at once: a commit that a kill takes is decided again, alike, from the replies."""
@@ -234,14 +242,18 @@ class Journal:
                 yield job, drop
 
     def asked(self, stage: int) -> int:
-        """One more than the highest job number of the stage that has a reply."""
-        [(newest,)] = self.select("SELECT max(job) FROM replies WHERE stage = ?", stage)
-        return 0 if newest is None else newest + 1
+        """One more than the highest job number of the stage that has a reply, or a result."""
+        [(asked,)] = self.select("SELECT max(job) FROM replies WHERE stage = ?", stage)
+        [(done,)] = self.select("SELECT max(job) FROM results WHERE stage = ?", stage)
+        return 1 + max(-1 if asked is None else asked, -1 if done is None else done)
 
     def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError]:
-        """The replies that a job has so far, by key."""
+        """The replies that a job has so far, by key; and its results, as the JSON text that they are."""
         rows = self.select("SELECT key, teacher, reply FROM replies WHERE stage = ? AND job = ?", stage, job)
-        return {key: self._reply_from_json(reply, teacher, key) for key, teacher, reply in rows}
+        done = self.select("SELECT key, result FROM results WHERE stage = ? AND job = ?", stage, job)
+        return {key: self._reply_from_json(reply, teacher, key) for key, teacher, reply in rows} | {
+            key: Completion(result, key=key) for key, result in done
+        }
 
     def calls(self, stage: int, job: int) -> list[Call]:
         """The same with their requests, in the order in which they came in."""

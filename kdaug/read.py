@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import orjson
 
 from kdaug.dataset import Dataset, is_dataset
-from kdaug.documents import documents_in, holds_documents, is_document, left_out
+from kdaug.documents import documents_in, holds_documents, is_document, left_out, plain_text
 from kdaug.errors import ConfigError, shorten
 from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
@@ -157,7 +157,7 @@ def _json(path: Path) -> Iterator[Placed]:
     def no_constant(name: str) -> None:
         raise ConfigError(f"{path}: {name} is no JSON: write null, or a number")
 
-    text, decoder = _text(path), JSONDecoder(parse_constant=no_constant)
+    text, decoder = plain_text(path), JSONDecoder(parse_constant=no_constant)
     at = line = 0
     try:
         in_list = text.lstrip().startswith("[")
@@ -227,7 +227,7 @@ def _yaml(path: Path) -> Iterator[Placed]:
     from kdaug.plain_yaml import plain_yaml
 
     try:
-        items = plain_yaml(_text(path))
+        items = plain_yaml(plain_text(path))
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -310,12 +310,3 @@ def _no_utf8(line: bytes) -> str:
     except UnicodeDecodeError as e:
         return f"byte 0x{line[e.start]:02x} is no UTF-8: save the file as UTF-8"
     return ""
-
-
-def _text(path: Path) -> str:
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as e:
-        line = 1 + data.count(b"\n", 0, e.start)
-        raise ConfigError(f"{path}:{line}: byte 0x{data[e.start]:02x} is no UTF-8: save the file as UTF-8") from e

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from math import log
@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from kdaug.embedding import Embedder
 from kdaug.errors import ConfigError, require
+from kdaug.generator import Generate
 from kdaug.prompts import shipped
 from kdaug.read import stream
-from kdaug.record import text_of
+from kdaug.record import Json, text_of
 from kdaug.words import words
 
 K1, B = 1.2, 0.75  # of BM25: Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009, §3.2
@@ -54,8 +55,38 @@ def retriever(how: str, passages: Sequence[str]) -> Retriever:
     raise ConfigError(f"retriever {how!r}: it is bm25, dense, dense:MODEL, or package.module:attribute")
 
 
-async def search(index: Retriever, query: str, k: int) -> list[Found]:
-    return await asyncio.to_thread(index.find, query, k)
+async def search(index: Retriever, query: str, k: int, generate: Generate) -> list[Found]:
+    """What is found elsewhere than here is found once: a run that goes on has it."""
+
+    async def find() -> Json:
+        return [[found.text, found.place] for found in await asyncio.to_thread(index.find, query, k)]
+
+    if not isinstance(index, LangChain):
+        return await asyncio.to_thread(index.find, query, k)
+    found: Any = await generate.once(["search", index.address, query, k], find)
+    return [Found(text, place) for text, place in found]
+
+
+@dataclass(frozen=True)
+class Library:
+    """The passages of `documents` (see `corpus`), searched by `how` (see `retriever`). A part holds one in a field that
+    is part of its fingerprint: so is the `digest` of the passages."""
+
+    documents: str
+    how: str
+    digest: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    passages: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    index: Retriever = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        passages = corpus(self.documents)
+        digest = blake2b("\0".join(passages).encode(errors="surrogatepass"), digest_size=8).hexdigest()
+        told = {"passages": passages, "digest": digest, "index": retriever(self.how, passages)}
+        for name, value in told.items():
+            object.__setattr__(self, name, value)
+
+    async def search(self, query: str, k: int, generate: Generate) -> list[Found]:
+        return await search(self.index, query, k, generate)
 
 
 def corpus(source: str) -> tuple[str, ...]:
@@ -65,11 +96,6 @@ def corpus(source: str) -> tuple[str, ...]:
     return tuple(
         text_of(record.prompt) for record in stream(path if path.exists() and not Path(source).exists() else source)
     )
-
-
-def digest(passages: Sequence[str]) -> str:
-    """A hash of a corpus, for a recipe's fingerprint."""
-    return blake2b("\0".join(passages).encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Sequence
 from statistics import fmean
 from typing import Any
 
+from kdaug.errors import ParseError
 from kdaug.generator import Generate, settled
 from kdaug.judging import Verdict, grade
+from kdaug.parsing import numbered_list
 from kdaug.record import Discarded, Drop, Json, Record, assistant
 from kdaug.teacher import Completion
 
@@ -71,9 +73,16 @@ def unusable(reply: Completion, name: str, earlier: Sequence[Completion] = (), *
     return None
 
 
-def flaw_of_item(place: int, items: int, wanted: int, cut: bool) -> str | None:
-    """What is wrong with an item of a list by its place alone: the last one of a reply that was cut may lack its end,
-    and no more than `wanted` were asked for."""
-    if cut and place == items - 1:
-        return "cut"
-    return "surplus" if place >= wanted else None
+def list_items(reply: Completion, wanted: int) -> list[tuple[str, str | None]]:
+    """The items of the list in a reply, each with what is wrong with it by its place alone: the last one of a reply
+    that was `cut` may lack its end, and what is beyond the `wanted` ones is `surplus`.
+
+    Raises ParseError("list") where no item is whole.
+    """
+    found = numbered_list(reply.text)
+    if len(found) <= reply.cut:
+        raise ParseError("list", reply.text)
+    flaws = ["surplus" if place >= wanted else None for place in range(len(found))]
+    if reply.cut:
+        flaws[-1] = "cut"
+    return list(zip(found, flaws, strict=True))

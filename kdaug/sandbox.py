@@ -41,24 +41,27 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
 }
 GRACE = 5.0  # seconds that a jail has to end
+PATIENCE = 10.0  # the clock's seconds for one of CPU time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. CPU time decides first (it is the same on a busy machine); the clock ends what sleeps."""
+    """What a program may use. CPU time decides (it is the same on a busy machine); the clock only ends what sleeps."""
 
     cpu: int = 5  # seconds, of each process
-    wall: float = 30.0  # seconds, of all
+    wall: float = 0.0  # seconds, of all; 0: what `cpu` takes on a machine that is very busy
     memory: int = 512  # MB: the address space of each process, and what all of them hold
     output: int = 64_000  # bytes of stdout, and as many of stderr
     processes: int = 16  # threads count
     files: int = 32  # MB, in all of /tmp
 
     def __post_init__(self) -> None:
-        if self.cpu < 1 or self.wall <= 0 or self.memory < 64 or self.processes < 1 or self.files < 1:
-            raise ConfigError(
-                "sandbox: cpu, wall, processes and files must be positive, and Python needs 64 MB of memory"
-            )
+        if self.cpu < 1 or self.wall < 0 or self.memory < 64 or self.processes < 1 or self.files < 1:
+            raise ConfigError("sandbox: cpu, processes and files must be positive, and Python needs 64 MB of memory")
+
+    @property
+    def clock(self) -> float:
+        return self.wall or (self.cpu + 1) * PATIENCE  # one more, for the start
 
     def rlimits(self) -> list[tuple[int, int, int]]:
         # The warden and process 1 count as the prisoner's own, but for root's.
@@ -121,7 +124,7 @@ def require_sandbox() -> None:
     try:
         ended = subprocess.run(
             _jail(tell), input=_job(limits, False, PROBE, "", {}), capture_output=True, pass_fds=[tell], env={},
-            start_new_session=True, timeout=limits.wall + GRACE,
+            start_new_session=True, timeout=limits.clock + GRACE,
         )  # fmt: skip
     finally:
         os.close(tell)
@@ -187,7 +190,7 @@ def _job(limits: Limits, packages: bool, code: str, stdin: str, files: Mapping[s
         if Path(name).name != name or name == "main.py":
             raise ValueError(f"{name!r} is no name of a file beside main.py")
     job: dict[str, Any] = {
-        "limits": {"wall": limits.wall, "memory": limits.memory, "files": limits.files},
+        "limits": {"wall": limits.clock, "memory": limits.memory, "files": limits.files},
         "rlimits": limits.rlimits(),
         "filter": filter_for(os.uname().machine).hex(),
         "show": [*SYSTEM, prefix, python, *installed],

@@ -89,11 +89,11 @@ class Form:
         except orjson.JSONDecodeError as e:
             problem = "it breaks off in the middle" if cut else f"it is not one JSON value ({e})"
         else:
-            wrong = self._error(value)
+            wrong = self.flaw(value)
             return Reading("wrong", problem=wrong) if wrong else Reading("valid", text)
         found: list[str] = []
         for plain in () if cut else _values(text):
-            wrong = self._error(orjson.loads(plain))
+            wrong = self.flaw(orjson.loads(plain))
             if not wrong and plain not in found:
                 found.append(plain)
             problem = wrong or problem
@@ -136,8 +136,8 @@ class Form:
         made: Validator = kind(self.wanted, registry=Registry())  # an empty one: a $ref is never fetched
         return made
 
-    def _error(self, value: Json) -> str:
-        """What is wrong with a value, in a line; empty where nothing is."""
+    def flaw(self, value: Json) -> str | None:
+        """What a JSON schema finds wrong with a value, in a line."""
         from jsonschema.exceptions import best_match
         from referencing.exceptions import Unresolvable
 
@@ -147,7 +147,7 @@ class Form:
             raise ConfigError(f"schema: cannot be applied: {shorten(str(e))}") from e
         except RecursionError:
             return "it is nested too deeply"
-        return "" if error is None else f"{shorten(error.message, 300)} (at {error.json_path})"
+        return None if error is None else f"{shorten(error.message, 300)} (at {error.json_path})"
 
 
 def form_of(schema: Schema) -> Form:

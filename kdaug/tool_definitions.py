@@ -15,7 +15,6 @@ import textwrap
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -24,6 +23,7 @@ import orjson
 from kdaug.errors import ConfigError, require, shorten
 from kdaug.prompts import shipped
 from kdaug.record import Json
+from kdaug.structured import Form, form_of
 
 T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}")
@@ -40,16 +40,14 @@ class Definition:
     parameters: Mapping[str, Any]  # Any: a JSON schema
 
     def __post_init__(self) -> None:
-        from jsonschema import Draft202012Validator, SchemaError
-
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             raise ConfigError(f"tool {self.name!r}: a name has letters, digits, _ . and -, 64 at most")
         if self.parameters.get("type", "object") != "object":
             raise ConfigError(f"tool {self.name}: its parameters are no object: {shorten(str(self.parameters))}")
         try:
-            Draft202012Validator.check_schema(self.parameters)
-        except SchemaError as e:
-            raise ConfigError(f"tool {self.name}: its parameters are no JSON schema: {shorten(e.message)}") from e
+            _ = self._form
+        except ConfigError as e:
+            raise ConfigError(f"tool {self.name}: its parameters: {e}") from e
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -65,25 +63,17 @@ class Definition:
         return {"type": "function", "function": told}
 
     def flaw(self, arguments: object) -> str | None:
-        """What is wrong with a call's arguments, in a line. An argument that the schema does not name is wrong."""
-        from jsonschema.exceptions import best_match
+        """What is wrong with a call's arguments, in a line. Raises ConfigError for a `$ref` that leads nowhere."""
+        return self._form.flaw(arguments) if isinstance(arguments, dict) else "the arguments are no object"
 
-        if not isinstance(arguments, Mapping):
-            return "the arguments are no object"
-        known = self.parameters.get("properties", {})
-        if not isinstance(self.parameters.get("additionalProperties"), Mapping) and (
-            more := sorted({*arguments} - {*known})
-        ):
-            return f"unknown argument {more[0]}"
-        error = best_match(self._validator.iter_errors(dict(arguments)))
-        return None if error is None else f"{shorten(error.message)} (at {error.json_path})"
+    @property
+    def closed(self) -> dict[str, Any]:
+        """The schema of a call's arguments, where one that is not named is wrong unless it says otherwise."""
+        return {"type": "object", "additionalProperties": False, **self.parameters}
 
-    @cached_property
-    def _validator(self) -> Any:
-        from jsonschema import Draft202012Validator
-        from referencing import Registry
-
-        return Draft202012Validator(dict(self.parameters), registry=Registry())  # an empty one: a $ref is never fetched
+    @property
+    def _form(self) -> Form:
+        return form_of({"json": self.closed})
 
 
 def definitions(source: str) -> tuple[Definition, ...]:
@@ -158,16 +148,20 @@ def from_json(plain: Any, where: str) -> Definition:
     return Definition(told["name"], str(told.get("description") or ""), parameters)
 
 
+def named(plain: Any) -> str | None:
+    """The name in a definition as `from_json` takes it; None where there is none."""
+    told = plain.get("function", plain) if isinstance(plain, Mapping) else None
+    name = told.get("name") if isinstance(told, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
 def calls_schema(offered: Sequence[Definition]) -> dict[str, Any]:
     """The JSON schema of a call of one of these tools: `{"name": …, "arguments": {…}}`."""
     return {"anyOf": [_call_schema(definition) for definition in offered]}
 
 
 def _call_schema(definition: Definition) -> dict[str, Any]:
-    properties = {
-        "name": {"const": definition.name},
-        "arguments": {"type": "object", "additionalProperties": False, **definition.parameters},
-    }
+    properties = {"name": {"const": definition.name}, "arguments": definition.closed}
     return {
         "type": "object",
         "properties": properties,
@@ -181,8 +175,10 @@ def _of_document(source: str) -> Iterator[Definition]:
 
     text = text_of_file(source)
     try:
-        found = orjson.loads(text) if source.endswith(".json") else yaml.safe_load(text)
-    except (orjson.JSONDecodeError, yaml.YAMLError) as e:
+        # YAML has dates, and numbers as names.
+        found = text if source.endswith(".json") else orjson.dumps(yaml.safe_load(text), option=orjson.OPT_NON_STR_KEYS)
+        found = orjson.loads(found)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError, yaml.YAMLError) as e:
         raise ConfigError(f"{source} is neither JSON nor YAML: {e}") from e
     if isinstance(found, Mapping) and isinstance(found.get("paths"), Mapping):
         yield from from_openapi(found, source)

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import orjson
 
-from kdaug.errors import ParseError
+from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.prompts import render
 from kdaug.record import Json, Message, Messages, Record
 from kdaug.teacher import Completion
 from kdaug.tool_definitions import Definition, calls_schema, from_json
-from kdaug.toolbox import CUT, Call, Observation, Toolbox, tool_call
+from kdaug.toolbox import CUT, Call, Observation, Toolbox, flaw_of, tool_call
 
 FINISH = "Finish"
 UNKNOWN = "invalid_function"  # what a call of a tool that is not there is renamed to, so that nobody learns its name
@@ -84,7 +84,7 @@ def step_schema(offered: Sequence[Definition], *, acted: bool) -> dict[str, Any]
 
 
 async def observed(
-    step: Step, toolbox: Toolbox | None, offered: Sequence[Definition], generate: Generate, role: str = "teacher"
+    step: Step, toolbox: Toolbox, offered: Sequence[Definition], generate: Generate, role: str = "teacher"
 ) -> Step:
     """The step with what its call gave: from the toolbox, or made up by `role` where nothing can be called.
 
@@ -93,15 +93,13 @@ async def observed(
     if step.kind == "malformed":
         told = Observation("invalid", f"{FINISH} needs return_type, and final_answer with {ANSWER}")
         return _told(step, step.call, told)
-    by_name = {definition.name: definition for definition in offered}
-    if step.call.name not in by_name:
-        told = Observation("unknown", f"there is no tool {step.call.name!r}")
-        return _told(step, Call(UNKNOWN, step.call.arguments), told)
-    if toolbox is not None and toolbox.callable:
-        return _told(step, step.call, await toolbox.call(step.call, offered))
-    if wrong := by_name[step.call.name].flaw(step.call.arguments):
-        return _told(step, step.call, Observation("invalid", wrong))
-    reply = await _simulate(by_name[step.call.name], step.call, generate, role)
+    if wrong := flaw_of(step.call, offered):
+        name = UNKNOWN if wrong.status == "unknown" else step.call.name
+        return _told(step, Call(name, step.call.arguments), wrong)
+    if toolbox.callable:
+        return _told(step, step.call, await toolbox.call(step.call, generate, offered))
+    [tool] = [definition for definition in offered if definition.name == step.call.name]
+    reply = await _simulate(tool, step.call, generate, role)
     status, response = reply.parsed["status"], reply.parsed["response"]
     told = Observation("ok" if status < 400 else "error", response)
     return _told(step, step.call, told, reply)
@@ -159,7 +157,10 @@ def traced(record: Record, steps: Sequence[Step], answer: Step | None, *, by: st
 
 def offered_by(record: Record) -> tuple[Definition, ...]:
     """The tools that a record offers. Raises ParseError("tools") for what is no definition."""
-    return tuple(from_json(plain, f"record {record.id}") for plain in record.tools)
+    try:
+        return tuple(from_json(plain, "a tool of the record") for plain in record.tools)
+    except ConfigError as e:
+        raise ParseError("tools", str(e)) from e
 
 
 def shown(definitions: Sequence[Definition]) -> list[str]:

@@ -11,15 +11,15 @@ import asyncio
 import inspect
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from kdaug.errors import ConfigError
+from kdaug.generator import Generate
 from kdaug.record import Json, ToolCall
 from kdaug.sandbox import Limits, Sandbox
 from kdaug.tool_definitions import Definition, definitions, kind_of, mcp_client, text_of_file, tools_at
@@ -52,24 +52,23 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Toolbox:
-    """The tools of `source` (see `definitions`)."""
+    """The tools of `source` (see `definitions`), as they are when it is made; without a source there are none.
+
+    A part holds one in a field that is part of its fingerprint: so is the `digest`, a hash of what the tools are.
+    """
 
     source: str
+    definitions: tuple[Definition, ...] = field(init=False, repr=False, compare=False)
+    digest: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    _text: str = field(init=False, repr=False, compare=False)
 
-    @cached_property
-    def definitions(self) -> tuple[Definition, ...]:
-        return definitions(self.source)
-
-    @cached_property
-    def by_name(self) -> Mapping[str, Definition]:
-        return {definition.name: definition for definition in self.definitions}
-
-    @cached_property
-    def digest(self) -> str:
-        """A hash of what the tools are, for a recipe's fingerprint."""
+    def __post_init__(self) -> None:
         text = text_of_file(self.source) if kind_of(self.source) == "file" else ""
-        body = orjson.dumps([d.to_json() for d in self.definitions], option=orjson.OPT_SORT_KEYS) + text.encode()
-        return blake2b(body, digest_size=8).hexdigest()
+        found = definitions(self.source) if self.source else ()
+        body = orjson.dumps([tool.to_json() for tool in found], option=orjson.OPT_SORT_KEYS) + text.encode()
+        told = {"definitions": found, "digest": blake2b(body, digest_size=8).hexdigest(), "_text": text}
+        for name, value in told.items():
+            object.__setattr__(self, name, value)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -77,40 +76,43 @@ class Toolbox:
 
     @property
     def callable(self) -> bool:
-        return kind_of(self.source) != "document"
+        return bool(self.source) and kind_of(self.source) != "document"
 
-    def flaw(self, call: Call, offered: Sequence[Definition] | None = None) -> Observation | None:
-        """What is wrong with a call before it is made; `offered`: the tools that may be called (all of them)."""
-        known = self.by_name if offered is None else {definition.name: definition for definition in offered}
-        if call.name not in known:  # by its whole name: a suffix or an empty name would fit a wrong tool
-            return Observation("unknown", f"there is no tool {call.name!r}")
-        wrong = known[call.name].flaw(call.arguments)
-        return Observation("invalid", wrong) if wrong else None
-
-    async def call(self, call: Call, offered: Sequence[Definition] | None = None) -> Observation:
-        """Checks a call and makes it. What a tool raises is an observation; nothing is raised but ConfigError."""
-        if wrong := self.flaw(call, offered):
+    async def call(self, call: Call, generate: Generate, offered: Sequence[Definition] | None = None) -> Observation:
+        """Checks a call and makes it, once: a run that goes on has what it gave. `offered`: the tools that may be
+        called (all of them). What a tool raises is an observation; nothing is raised but ConfigError."""
+        if wrong := flaw_of(call, self.definitions if offered is None else offered):
             return wrong
+
+        async def make() -> Json:
+            status, text = await self._made(call)
+            return [status, text.encode(errors="replace").decode()]  # JSON has no half letters
+
+        made: Any = await generate.once([self.digest, call.to_json()], make)
+        return Observation(*made)
+
+    async def _made(self, call: Call) -> Observation:
         match kind_of(self.source):
             case "file":
                 return await self._in_sandbox(call)
             case "server":
                 return await self._at_server(call)
-            case "objects":
+            case "objects" if self.source:
                 return await self._here(call)
-        raise ConfigError(f"the tools of {self.source} are defined and cannot be called")
+        raise ConfigError(f"the tools of {self.source!r} are defined and cannot be called")
 
     async def _in_sandbox(self, call: Call) -> Observation:
-        sandbox = Sandbox(Limits(cpu=2, wall=10.0, memory=256))
+        sandbox = Sandbox(Limits(cpu=2, memory=256))
         stdin = orjson.dumps([call.name, call.arguments]).decode()
-        ended = await sandbox.run(_CALL, stdin=stdin, files={"functions.py": text_of_file(self.source)})
+        ended = await sandbox.run(_CALL, stdin=stdin, files={"functions.py": self._text})
         if ended.exit == "ok":
             return Observation("ok", ended.stdout.rstrip("\n").rpartition("\n")[2])
         last = ended.stderr.strip().rpartition("\n")[2]
         return Observation("error", last if ended.exit == "error" else f"ended by the sandbox: {ended.exit}")
 
     async def _here(self, call: Call) -> Observation:
-        tool = dict(zip(self.by_name, tools_at(self.source), strict=True))[call.name]
+        place = [definition.name for definition in self.definitions].index(call.name)
+        tool = tools_at(self.source)[place]
         failures: tuple[type[Exception], ...] = (*_FAILURES, *_refusals(tool))
         try:
             if hasattr(tool, "ainvoke"):
@@ -150,6 +152,15 @@ def _told(value: Any) -> str:
         return value if isinstance(value, str) else orjson.dumps(value).decode()
     except TypeError:
         return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address differs from run to run
+
+
+def flaw_of(call: Call, offered: Sequence[Definition]) -> Observation | None:
+    """What is wrong with a call before it is made."""
+    tool = next((definition for definition in offered if definition.name == call.name), None)
+    if tool is None:  # by its whole name: a suffix or an empty name would fit a wrong tool
+        return Observation("unknown", f"there is no tool {call.name!r}")
+    wrong = tool.flaw(call.arguments)
+    return Observation("invalid", wrong) if wrong else None
 
 
 def same_calls(left: Sequence[Call], right: Sequence[Call]) -> bool:

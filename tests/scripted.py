@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -73,6 +73,9 @@ class Scripted:
         told = np.array(self.view(prompt, completion), dtype=np.float32)
         none = np.empty((len(told), 0))
         return TokenLogprobs(np.zeros(len(told), dtype=np.int64), told, none, none, np.ones(len(told)))
+
+    async def once(self, what: Any, do: Callable[[], Awaitable[Any]]) -> Any:
+        return await do()
 
     def branch(self, label: str | int) -> Scripted:
         return Scripted(self.replies, self.calls, (*self.scope, str(label)))

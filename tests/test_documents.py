@@ -49,6 +49,20 @@ def test_the_place_of_a_piece_is_its_place_in_the_file(tmp_path: Path) -> None:
     assert " ".join(text_of(p.prompt) for p in found).split() == text.split("---\n", 2)[2].split()
 
 
+def test_a_piece_may_come_with_others_of_its_own_side_of_the_hold_out() -> None:
+    documents = [Record(prompt=user(f"# {n}\n\n" + "\n\n".join(f"{n}.{i} " * 30 for i in range(6)))) for n in range(6)]
+    documents.append(Record(prompt=user(text_of(documents[0].prompt) + "\n\nMore.")))  # says much that stood before
+    held = {documents[1].id, documents[2].id}
+    live, rng = Chunks(documents, size=200, least=50, others=3).start(held), Random(0)
+    draws = list(iter(lambda: live.draw(rng), None))
+    assert len({piece.id for piece, *_ in draws}) == len(draws) > 30
+    for piece, *others in draws:
+        assert len({text_of(one.prompt) for one in (piece, *others)}) == 4
+        assert {one.roots[0] in held for one in others} == {piece.roots[0] in held}
+    with pytest.raises(ConfigError, match="others"):
+        Chunks([], others=-1)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -17,6 +17,7 @@ import pytest
 from kdaug.errors import AccessDenied, BadRequest, ConfigError, ParseError, TeacherError, TeacherUnavailable
 from kdaug.gate import Drop, Gate, Prepared
 from kdaug.generator import Generate
+from kdaug.generators.pass_through import Pass
 from kdaug.journal import Journal
 from kdaug.progress import Log
 from kdaug.recipe import Recipe
@@ -183,6 +184,43 @@ def test_a_finished_run_asks_nothing_again(out: Path) -> None:
     assert data(out) == before
     assert again.facts["stages"] == first.facts["stages"]
     assert again.exit_code == 0
+
+
+class Rolls(Gate):
+    """Rolls a die twice, outside of what the run can know, once before and once after the judge is asked."""
+
+    name = "rolls"
+    roles = ("judge",)
+    rolled: ClassVar[list[int]] = []
+
+    async def prepare(self, record: Record, generate: Generate) -> Prepared:
+        async def roll() -> list[int]:
+            self.rolled.append(len(self.rolled))
+            return [self.rolled[-1]]
+
+        first = await generate.once(["die", 6], roll)
+        await generate(f"GRADE {record.prompt[0].content}", role="judge")
+        second = await generate.once(["die", 6], roll)
+        return Prepared(record, Drop("rolls:said", {"first": first, "second": second}))
+
+
+def test_what_was_done_elsewhere_than_at_a_teacher_is_not_done_again(out: Path) -> None:
+    recipe = Recipe(Each(SEEDS), [Stage(Pass(), [Rolls()])])
+    Rolls.rolled.clear()
+    calls = count()
+
+    def breaking(request: Request) -> str | TeacherError:
+        return TeacherUnavailable("power cut") if next(calls) >= 8 else "fine"
+
+    assert isinstance(go(recipe, out, Fake(breaking, concurrency=4)).error, TeacherUnavailable)
+    rolled = len(Rolls.rolled)
+    assert rolled > 8
+    whole = go(recipe, out, Fake(lambda request: "fine", concurrency=4))
+    assert whole.error is None and whole.facts["stages"][0]["dropped"] == {"rolls:said": len(SEEDS)}
+    journal = Journal.read_only(out)
+    said = [drop.drop.detail[when] for _, drop in journal.dropped(0) for when in ("first", "second")]
+    journal.close()
+    assert sorted(n for one in said for n in one) == list(range(2 * len(SEEDS))) == Rolls.rolled  # type: ignore[union-attr, misc] # lists
 
 
 def test_exactly_n_and_a_higher_target_goes_on_as_if_it_had_been_so_from_the_start(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def allowed() -> None:
 
 
 def trial(solution: str, tests: str = "") -> Trial:
-    return asyncio.run(try_program(solution, tests, Sandbox(Limits(cpu=1, wall=20, memory=128, output=10_000))))
+    return asyncio.run(try_program(solution, tests, Sandbox(Limits(cpu=1, wall=120, memory=128, output=10_000))))
 
 
 ADD = "def add(a, b):\n    return a + b\n"

@@ -9,10 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripted import Scripted, in_turn
 
 from kdaug.errors import ConfigError
-from kdaug.retrieval import Bm25, corpus, digest, retriever, search
+from kdaug.retrieval import Bm25, Library, corpus, retriever, search
 
+NOBODY = Scripted(in_turn())  # is asked
 PASSAGES = (
     "The tide follows the moon.",
     "Bread needs flour and water.",
@@ -48,7 +50,7 @@ def test_a_retriever_of_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
     module = ModuleType("my_retrievers")
     module.mine, module.none = Mine(), 3  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_retrievers", module)
-    found = asyncio.run(search(retriever("my_retrievers:mine", ()), "moon", 2))
+    found = asyncio.run(search(retriever("my_retrievers:mine", ()), "moon", 2, NOBODY))
     assert [one.text for one in found] == ["moon 0", "moon 1"]
     for how, wrong in {
         "my_retrievers:none": "no `invoke`",
@@ -64,7 +66,10 @@ def test_a_retriever_of_langchain(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_corpus_is_read_as_seeds_are(tmp_path: Path) -> None:
     (file := tmp_path / "mine.jsonl").write_text('{"prompt": "one"}\n{"prompt": "two"}\n')
     assert corpus(str(file)) == ("one", "two") and len(corpus("passages.jsonl")) >= 12
-    assert digest(("a", "b")) != digest(("ab",))
+    library = Library(str(file), "bm25")
+    assert [found.text for found in asyncio.run(library.search("two", 3, NOBODY))] == ["two"]
+    file.write_text('{"prompt": "onetwo"}\n')
+    assert Library(str(file), "bm25").digest != library.digest
 
 
 @pytest.mark.slow  # loads the encoder

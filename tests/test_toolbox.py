@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import Scripted, in_turn
 
 from kdaug.errors import ConfigError
 from kdaug.tool_definitions import Definition, definitions
@@ -36,7 +37,7 @@ def half(of: int) -> float:
     [
         ({"a": 1, "b": 2}, None),
         ({"a": 1}, "'b' is a required property (at $)"),
-        ({"a": 1, "b": 2, "c": 3}, "unknown argument c"),
+        ({"a": 1, "b": 2, "c": 3}, "Additional properties are not allowed ('c' was unexpected) (at $)"),
         ({"a": 1, "b": "2"}, "'2' is not of type 'integer' (at $.b)"),
         ([1, 2], "the arguments are no object"),
         ("a=1", "the arguments are no object"),
@@ -44,6 +45,12 @@ def half(of: int) -> float:
 )
 def test_a_wrong_call_is_known_by_its_schema(arguments: Any, wrong: str | None) -> None:
     assert ADD.flaw(arguments) == wrong
+
+
+def test_an_argument_that_is_not_named_is_right_only_where_the_schema_says_so() -> None:
+    assert Definition("f", "", {"additionalProperties": True}).flaw({"a": 1}) is None
+    assert Definition("f", "", {"additionalProperties": {"type": "integer"}}).flaw({"a": "1"}) is not None
+    assert Definition("f", "", {"patternProperties": {"^x_": {}}}).flaw({"x_a": "1"}) is None
 
 
 def test_parallel_calls_have_no_order_but_a_number() -> None:
@@ -109,7 +116,7 @@ def test_an_openapi_document(tmp_path: Path) -> None:
         ('[{"name": "f"}, {"name": "f"}]', "two tools of the name f"),
         ('[{"name": "two words"}]', "a name has letters"),
         ('[{"name": "f", "parameters": {"type": "array"}}]', "are no object"),
-        ('[{"name": "f", "parameters": {"properties": {"a": {"type": "text"}}}}]', "no JSON schema"),
+        ('[{"name": "f", "parameters": {"properties": {"a": {"type": "text"}}}}]', "not a JSON schema"),
     ],
 )
 def test_what_is_no_source_of_tools_is_said_in_a_line(tmp_path: Path, text: str, wrong: str) -> None:
@@ -131,7 +138,7 @@ def test_sources_that_are_not_there() -> None:
 
 def answers(toolbox: Toolbox, *calls: Call) -> list[Observation]:
     async def ask() -> list[Observation]:
-        return [await toolbox.call(call) for call in calls]
+        return [await toolbox.call(call, Scripted(in_turn())) for call in calls]
 
     return asyncio.run(ask())
 
@@ -151,14 +158,15 @@ def test_the_users_own_functions_and_langchains_tools_are_called_here(monkeypatc
     monkeypatch.setitem(sys.modules, "my_tools", module)
     toolbox = Toolbox("my_tools:mine")
     assert [d.name for d in toolbox.definitions] == ["half", "double"] and toolbox.needs == ()
-    assert toolbox.by_name["double"].parameters["properties"]["of"]["type"] == "integer"
+    assert toolbox.definitions[1].parameters["properties"]["of"]["type"] == "integer"
     assert answers(
         toolbox, Call("half", {"of": 3}), Call("half", {"of": 13}), Call("double", {"of": 4}),
         Call("double", {"of": -1}),
         Call("alf", {"of": 3}), Call("", {}), Call("half", {"of": 3, "by": 2}),
     ) == [
         ("ok", "1.5"), ("error", "ValueError: thirteen is unlucky"), ("ok", "8"), ("error", "ToolException: negative"),
-        ("unknown", "there is no tool 'alf'"), ("unknown", "there is no tool ''"), ("invalid", "unknown argument by"),
+        ("unknown", "there is no tool 'alf'"), ("unknown", "there is no tool ''"),
+        ("invalid", "Additional properties are not allowed ('by' was unexpected) (at $)"),
     ]  # fmt: skip
 
 
@@ -176,7 +184,7 @@ def test_functions_of_a_file_run_in_the_sandbox(tmp_path: Path) -> None:
 
 def test_the_shipped_tools() -> None:
     toolbox = Toolbox("tools.py")
-    assert "days_of_month" in toolbox.by_name and toolbox.by_name["days_of_month"].required == ("month",)
+    assert {d.name: d.required for d in toolbox.definitions}["days_of_month"] == ("month",)
     assert len(toolbox.digest) == 16
 
 
@@ -188,6 +196,6 @@ def test_an_mcp_server(tmp_path: Path) -> None:
         "@server.tool()\ndef fail() -> str:\n    '''Fails.'''\n    raise ValueError('no')\n\nserver.run()\n"
     )
     toolbox = Toolbox(f"mcp:{sys.executable} {file}")
-    assert toolbox.by_name["add"].required == ("a", "b")
+    assert toolbox.definitions[0].required == ("a", "b")
     added, failed = answers(toolbox, Call("add", {"a": 1, "b": 2}), Call("fail", {}))
     assert added == ("ok", "3") and failed.status == "error"

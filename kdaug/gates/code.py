@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from kdaug.gate import Gate, Prepared
@@ -30,16 +30,13 @@ class Code(Gate):
     cpu: int = 5
     memory: int = 512
     packages: bool = False
+    sandbox: Sandbox = field(init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "code"
     needs: ClassVar[tuple[str, ...]] = ("sandbox",)
 
     def __post_init__(self) -> None:
-        _ = self._sandbox
-
-    @property
-    def _sandbox(self) -> Sandbox:
-        return Sandbox(Limits(cpu=self.cpu, wall=4.0 * self.cpu + 10, memory=self.memory), self.packages)
+        object.__setattr__(self, "sandbox", Sandbox(Limits(cpu=self.cpu, memory=self.memory), self.packages))
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
         code = code_block(text_of(record.completion))
@@ -48,13 +45,6 @@ class Code(Gate):
         tests = record_tests(record, self.tests)
         if self.need_tests and not tests:
             return Prepared(record, Drop("code:no_tests"))
-        trial = await try_program(code, tests, self._sandbox)
+        trial = await try_program(code, tests, self.sandbox)
         scored = record.scored(tests=trial.passed) if trial.ran else record
         return Prepared(scored, Drop(f"code:{trial.wrong}", trial.evidence) if trial.wrong else None)
-
-    async def recall(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record)
-
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop

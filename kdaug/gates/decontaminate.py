@@ -147,13 +147,6 @@ class Decontaminate(Gate):
         place, cosine = await self._batcher(text_of(spoken(record, self.on)))
         return Prepared(record, self._semantic(place, cosine) if cosine > self.threshold else None)
 
-    async def recall(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record)
-
-    def decide(self, prepared: Prepared) -> Drop | None:
-        found: Drop | None = prepared.evidence
-        return found
-
     def report(self) -> Mapping[str, Json]:
         """What the records are held against: of each benchmark the rows, the texts in them, and its n."""
         found: dict[str, Json] = {}

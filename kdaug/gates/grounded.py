@@ -154,10 +154,6 @@ class Grounded(Gate):
             drop = Drop("grounded:words", {"share": share, "min": self.min, "missing": [*missing[:20]]})
         return Prepared(record.scored(grounded=share), drop)
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
     def _cited(self, answer: str, count: int) -> Drop | None:
         cited = [int(n) for group in _CITED.findall(answer) for n in re.findall(r"\d+", group)]
         if self.cite and not cited:

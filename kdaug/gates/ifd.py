@@ -60,8 +60,7 @@ class Ifd(Gate):
         return Prepared(record.scored(**scores(given, alone)))
 
     def decide(self, prepared: Prepared) -> Drop | None:
-        if prepared.evidence is not None:
-            drop: Drop = prepared.evidence
+        if drop := super().decide(prepared):
             return drop
         score = prepared.record.scores[f"ifd_{self.by}"]
         if self.max is not None and score > self.max:

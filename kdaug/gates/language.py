@@ -79,10 +79,6 @@ class InLanguage(Gate):
             drop = Drop("language:other", detail)
         return Prepared(known.scored(language=found.score), drop)
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
     def _look(self, text: str) -> _Found | None:
         values = _detector(self.accurate).compute_language_confidence_values(text)
         shares = {one.language.iso_code_639_1.name.lower(): one.value for one in values}

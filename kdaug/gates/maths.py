@@ -35,13 +35,6 @@ class Maths(Gate):
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
         return Prepared(record, await self._flaw(record))
 
-    async def recall(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record)
-
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
     async def _flaw(self, record: Record) -> Drop | None:
         found = record.meta.get(self.reference)
         if isinstance(found, bool) or not isinstance(found, str | int | float) or not str(found).strip():

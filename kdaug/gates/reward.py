@@ -65,8 +65,7 @@ class Reward(Gate):
         return Prepared(record.scored(**scores))
 
     def decide(self, prepared: Prepared) -> Drop | None:
-        if prepared.evidence is not None:
-            drop: Drop = prepared.evidence
+        if drop := super().decide(prepared):
             return drop
         scores = prepared.record.scores
         if self.min is not None and scores["reward"] < self.min:

@@ -38,12 +38,7 @@ class RoundTrip(Gate):
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
         assert self._index is not None
-        found = [one.text for one in await search(self._index, text_of(record.prompt), self.k)]
-        return Prepared(record, None if text_of(record.completion) in found else found)
-
-    async def recall(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record)
-
-    def decide(self, prepared: Prepared) -> Drop | None:
-        found = prepared.evidence
-        return None if found is None else Drop("round_trip:lost", {"found": found[:1]})
+        found = [one.text for one in await search(self._index, text_of(record.prompt), self.k, generate)]
+        if text_of(record.completion) in found:
+            return Prepared(record)
+        return Prepared(record, Drop("round_trip:lost", {"found": [*found[:1]]}))

@@ -34,13 +34,6 @@ class Sql(Gate):
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
         return Prepared(record, await self._flaw(record))
 
-    async def recall(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record)
-
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
     async def _flaw(self, record: Record) -> Drop | None:
         schema, reference = record.meta.get(self.schema), record.meta.get(self.reference)
         query = code_block(text_of(record.completion), LANGUAGES).strip()

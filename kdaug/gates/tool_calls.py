@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import orjson
 
 from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.record import Drop, Json, ToolCall
-from kdaug.structured import form_of
-from kdaug.teacher import Completion
+from kdaug.tool_definitions import from_json, named
 
 
 @dataclass(frozen=True)
@@ -34,24 +33,12 @@ class ToolCalls(Gate):
         calls = [call for message in record.completion or () for call in message.tool_calls]
         if not calls:
             return Drop("tool_calls:none") if self.need else None
-        offered = parameters_of(record.tools)
-        return next((drop for call in calls if (drop := flaw_of_call(call, offered))), None)
+        return next((drop for call in calls if (drop := flaw_of_call(call, record.tools))), None)
 
 
-def parameters_of(tools: Sequence[Json]) -> dict[str, dict[str, Any]]:
-    """The schema of each tool's arguments by its name, as the OpenAI API has them or without the `function` around."""
-    found: dict[str, dict[str, Any]] = {}
-    for tool in tools:
-        inner = tool.get("function", tool) if isinstance(tool, dict) else None
-        if isinstance(inner, dict) and isinstance(inner.get("name"), str):
-            schema = inner.get("parameters") or {}
-            plain = dict(schema) if isinstance(schema, Mapping) else {"type": schema}
-            found[str(inner["name"])] = {"type": "object", "additionalProperties": False, **plain}
-    return found
-
-
-def flaw_of_call(call: ToolCall, offered: Mapping[str, Mapping[str, Any]]) -> Drop | None:
+def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
     evidence: dict[str, Json] = {"tool": call.name, "arguments": shorten(call.arguments, 400)}
+    offered = {name: tool for tool in tools if (name := named(tool)) is not None}
     if call.name not in offered:
         return Drop("tool_calls:unknown", {**evidence, "offered": [*offered]})
     try:
@@ -61,7 +48,7 @@ def flaw_of_call(call: ToolCall, offered: Mapping[str, Mapping[str, Any]]) -> Dr
     if not isinstance(arguments, dict):
         return Drop("tool_calls:not_json", {**evidence, "problem": "the arguments are no object"})
     try:
-        reading = form_of({"json": dict(offered[call.name])}).read(Completion(call.arguments))
+        wrong = from_json(offered[call.name], "the record").flaw(arguments)
     except ConfigError as e:
         return Drop("tool_calls:bad_tool", {**evidence, "problem": str(e)})
-    return None if reading.fit == "valid" else Drop("tool_calls:arguments", {**evidence, "problem": reading.problem})
+    return Drop("tool_calls:arguments", {**evidence, "problem": wrong}) if wrong else None

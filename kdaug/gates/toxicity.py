@@ -63,10 +63,6 @@ class Toxicity(Gate):
         )
         return Prepared(record.scored(nontoxic=round(1 - toxic, DIGITS)), drop)
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
 
 def probabilities(outputs: Sequence[float], several_at_once: bool) -> list[float]:
     """Of logits: each by itself, or all of them 1 together."""

@@ -64,10 +64,6 @@ class Votes(Gate):
             drop = Drop("votes:minority", {**evidence, "answer": shorten(final_answer(text_of(record.completion)))})
         return Prepared(record.scored(votes=vote.confidence), drop)
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        drop: Drop | None = prepared.evidence
-        return drop
-
 
 def ballots(said: Sequence[str | None]) -> list[int | None]:
     """For each text the place of the first with the same final answer."""

@@ -15,7 +15,7 @@ from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Json, Message, Record, text_of, user
 from kdaug.tool_definitions import Definition, calls_schema
 from kdaug.tool_traces import shown
-from kdaug.toolbox import Call, Observation, Toolbox, same_calls, tool_call
+from kdaug.toolbox import Call, Observation, Toolbox, flaw_of, same_calls, tool_call
 
 STYLES = ("simple", "multiple", "parallel", "parallel_multiple")
 VERDICT = {
@@ -43,7 +43,7 @@ class ApiGen:
     offered: int = 4  # tools at most, where a style shows several
     temperature: float = 0.7  # paper, §4
     max_tokens: int = 1024
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    toolbox: Toolbox = field(init=False, repr=False, metadata={"fingerprint": True})
 
     name: ClassVar[str] = "apigen"
     roles: ClassVar[tuple[str, ...]] = ("teacher", "judge")
@@ -52,17 +52,13 @@ class ApiGen:
     def __post_init__(self) -> None:
         if unknown := [style for style in self.styles if style not in STYLES] or not self.styles:
             raise ConfigError(f"apigen: styles are some of {', '.join(STYLES)}, not {unknown}")
+        object.__setattr__(self, "toolbox", Toolbox(self.tools))
         if not self.toolbox.callable:
             raise ConfigError(
                 f"apigen: the functions of {self.tools} cannot be run: give a .py file, a module, or mcp:…"
             )
         if self.offered < 2 or len(self.toolbox.definitions) < 2:
             raise ConfigError("apigen: at least two tools, and offered at least 2")
-        object.__setattr__(self, "library", self.toolbox.digest)
-
-    @property
-    def toolbox(self) -> Toolbox:
-        return Toolbox(self.tools)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -71,10 +67,9 @@ class ApiGen:
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
     ) -> Sequence[Record | Discarded]:
-        toolbox = self.toolbox
-        style = rng.choice(self.styles)
-        several = rng.randint(2, min(self.offered, len(toolbox.definitions)))
-        offered = rng.sample(toolbox.definitions, 1 if style in ("simple", "parallel") else several)
+        tools, style = self.toolbox.definitions, rng.choice(self.styles)
+        several = rng.randint(2, min(self.offered, len(tools)))
+        offered = rng.sample(tools, 1 if style in ("simple", "parallel") else several)
         examples = [{"query": text_of(p.prompt), "calls": _plain(calls_of(p))} for p in parents if calls_of(p)]
         asked = render("apigen/ask", tools=shown(offered), style=style, examples=examples)
         reply = await generate(
@@ -114,7 +109,7 @@ class ApiGen:
     async def _checked(
         self, child: Record, query: str, calls: Sequence[Call], offered: Sequence[Definition], generate: Generate
     ) -> Record | Discarded:
-        results = [await self.toolbox.call(call, offered) for call in calls]
+        results = [await self.toolbox.call(call, generate, offered) for call in calls]
         failed = [result.text for result in results if result.status != "ok"]
         if failed:
             return Discarded(child, Drop("apigen:execution", {"error": failed[0]}))
@@ -128,12 +123,9 @@ class ApiGen:
 
 def format_flaw(calls: Sequence[Call], offered: Sequence[Definition]) -> str | None:
     """What is wrong with the form of calls: none at all, a tool that was not shown, arguments against its schema."""
-    known = {definition.name: definition for definition in offered}
-    for call in calls:
-        if call.name not in known:
-            return f"no tool {call.name!r} was shown"
-        if wrong := known[call.name].flaw(call.arguments):
-            return f"{call.name}: {wrong}"
+    wrong = next(((call, found) for call in calls if (found := flaw_of(call, offered))), None)
+    if wrong:
+        return f"{wrong[0].name}: {wrong[1].text}"
     return None if calls else "there is no call"
 
 

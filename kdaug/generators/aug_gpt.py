@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kdaug.errors import ConfigError, ParseError
+from kdaug.errors import ConfigError
 from kdaug.generator import Generate
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
-from kdaug.samples import flaw_of_item
+from kdaug.samples import list_items
 from kdaug.words import words
 
 
@@ -45,18 +44,15 @@ class AugGpt:
         text, label = str(record.meta.get("input") or record.prompt[-1].content), text_of(record.completion)
         asked = render("aug_gpt/rephrase", text=text, count=self.count)
         reply = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)
-        found = numbered_list(reply.text)
-        if len(found) <= reply.cut:  # nothing, or nothing whole
-            raise ParseError("list", reply.text)
         made: list[Record | Discarded] = []
         seen: list[list[str]] = []
-        for place, said in enumerate(found):
+        for said, flaw in list_items(reply, self.count):
             before, _, after = record.prompt[-1].content.rpartition(text)  # the input stands behind its instruction
             last = f"{before}{said}{after}"
             meta = {**record.meta, **({"input": said} if "input" in record.meta else {})}
             prompt = (*record.prompt[:-1], *user(last))
             child = record.child(by=self.name, replies=[reply], prompt=prompt, rejected=None, label=None, meta=meta)
-            flaw = flaw_of_item(place, len(found), self.count, reply.cut) or _flaw(said, text, label, seen)
+            flaw = flaw or _flaw(said, text, label, seen)
             seen.append(words(said))
             made.append(Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw else child)
         return made

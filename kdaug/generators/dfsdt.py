@@ -41,7 +41,7 @@ class Dfsdt:
     queries: int = 60  # authors' default; 200 in their runs
     temperature: float = 0.7
     max_tokens: int = 1024
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    toolbox: Toolbox = field(init=False, repr=False, metadata={"fingerprint": True})
 
     name: ClassVar[str] = "dfsdt"
     roles: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -50,11 +50,11 @@ class Dfsdt:
     def __post_init__(self) -> None:
         if min(self.beam, self.depth, self.queries) < 1:
             raise ConfigError("dfsdt: beam, depth and queries are at least 1")
-        object.__setattr__(self, "library", Toolbox(self.tools).digest if self.tools else "")
+        object.__setattr__(self, "toolbox", Toolbox(self.tools))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return Toolbox(self.tools).needs if self.tools else ()
+        return self.toolbox.needs
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -131,4 +131,4 @@ class _Search:
         step = step_of(reply)
         if step.kind not in ("call", "malformed"):
             return step
-        return await observed(step, Toolbox(self.how.tools) if self.how.tools else None, self.offered, self.generate)
+        return await observed(step, self.how.toolbox, self.offered, self.generate)

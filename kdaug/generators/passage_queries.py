@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kdaug.errors import ConfigError, ParseError
+from kdaug.errors import ConfigError
 from kdaug.generator import Generate
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, assistant, text_of, user
-from kdaug.samples import flaw_of_item
+from kdaug.samples import list_items
 from kdaug.words import words
 
 
@@ -56,11 +55,8 @@ class PassageQueries:
             max_tokens=self.max_tokens,
             logprobs=self.logprobs,
         )
-        found = numbered_list(reply.text)
-        if len(found) <= reply.cut:  # nothing, or nothing whole
-            raise ParseError("list", reply.text)
         made: list[Record | Discarded] = []
-        for place, query in enumerate(found):
+        for query, flaw in list_items(reply, self.count):
             child = record.child(
                 by=f"{self.name}/{self.form}",
                 replies=[reply],
@@ -71,7 +67,7 @@ class PassageQueries:
             )
             if reply.logprobs is not None and len(reply.logprobs.token_logprobs):
                 child = child.scored(query_logprob=float(reply.logprobs.token_logprobs.mean()))
-            flaw = flaw_of_item(place, len(found), self.count, reply.cut) or flaw_of_query(query, passage)
+            flaw = flaw or flaw_of_query(query, passage)
             made.append(Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw else child)
         return made
 

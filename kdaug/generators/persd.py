@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import ClassVar, Literal
 
@@ -38,6 +38,7 @@ class Persd:
     max_tokens: int = 1024
     cpu: int = 5
     memory: int = 512
+    sandbox: Sandbox = field(init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "persd"
     roles: ClassVar[tuple[str, ...]] = ("teacher", "student")
@@ -46,11 +47,7 @@ class Persd:
     def __post_init__(self) -> None:
         if self.format not in ("combined", "refine", "both"):
             raise ConfigError(f'persd: format must be "combined", "refine" or "both", not {self.format!r}')
-        _ = self._sandbox
-
-    @property
-    def _sandbox(self) -> Sandbox:
-        return Sandbox(Limits(cpu=self.cpu, wall=4.0 * self.cpu + 10, memory=self.memory))
+        object.__setattr__(self, "sandbox", Sandbox(Limits(cpu=self.cpu, memory=self.memory)))
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -65,7 +62,7 @@ class Persd:
         attempted = answered(record, attempt, by=self.name)
         if drop := unusable(attempt, self.name, text="attempt"):
             return [Discarded(attempted, drop)]
-        trial = await try_program(code_block(attempt.text), tests, self._sandbox)
+        trial = await try_program(code_block(attempt.text), tests, self.sandbox)
         if trial.wrong is None:
             return [Discarded(attempted, Drop("persd:solved", trial.evidence))]
         if trial.wrong in BAD_TESTS:
@@ -82,7 +79,7 @@ class Persd:
         made = self._records(record, asked, mended, [attempt, reply], _closeness(program, mended))
         if drop := unusable(reply, self.name, text="refinement"):
             return [Discarded(made[0], drop)]
-        again = await try_program(mended, tests, self._sandbox)
+        again = await try_program(mended, tests, self.sandbox)
         if again.wrong is not None:
             return [Discarded(made[0], Drop("persd:still_wrong", {"how": again.wrong, **again.evidence}))]
         return made

@@ -33,7 +33,7 @@ class Planning:
     steps: int = 8
     temperature: float = 0.7
     max_tokens: int = 1024
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    toolbox: Toolbox = field(init=False, repr=False, metadata={"fingerprint": True})
 
     name: ClassVar[str] = "planning"
     roles: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -42,17 +42,17 @@ class Planning:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ConfigError(f"planning: steps is {self.steps}; it must be at least 1")
-        object.__setattr__(self, "library", Toolbox(self.tools).digest if self.tools else "")
+        object.__setattr__(self, "toolbox", Toolbox(self.tools))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return Toolbox(self.tools).needs if self.tools else ()
+        return self.toolbox.needs
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
     ) -> Sequence[Record | Discarded]:
         (record,) = parents
-        offered = offered_by(record) or (Toolbox(self.tools).definitions if self.tools else ())
+        offered = offered_by(record) or self.toolbox.definitions
         if not offered:
             return [Discarded(record, Drop("planning:no_tools"))]
         offers = tuple(definition.to_json() for definition in offered)
@@ -83,14 +83,13 @@ class Planning:
     ) -> tuple[list[Step], Step | None]:
         """The steps, and the one that ended them."""
         question = converse("planning/act", query=query, plan=plan, tools=shown(offered))
-        toolbox = Toolbox(self.tools) if self.tools else None
         steps: list[Step] = []
         for _ in range(self.steps):
             schema = step_schema(offered, acted=bool(steps))
             step = step_of(await self._ask(conversation(question, steps), schema, generate))
             if step.kind in ("answer", "give_up"):
                 return steps, step
-            steps.append(await observed(step, toolbox, offered, generate))
+            steps.append(await observed(step, self.toolbox, offered, generate))
         return steps, None
 
     async def _ask(self, asked: Any, schema: Any, generate: Generate) -> Completion:

@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate, settled
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, assistant, text_of, user
+from kdaug.samples import list_items
 from kdaug.teacher import Completion
 
 _QUOTE = re.compile(r"##begin_quote##(.*?)##end_quote##", re.DOTALL)
@@ -22,7 +22,7 @@ ANSWER = "<ANSWER>:"
 @dataclass(frozen=True)
 class Raft:
     """Asks for `questions` about the first parent, the oracle, and answers each from it alone, with quotes; the other
-    parents are distractors (source `with_others`).
+    parents are distractors (source `with_others`, or `chunks` with `others`).
 
     The context is the oracle and `distractors` others, shuffled. With probability 1 - `oracle_share` another passage
     stands in the oracle's place while the answer stays: that teaches to remember. `meta.oracle` is the oracle's place,
@@ -30,7 +30,8 @@ class Raft:
 
     An answer is discarded where it has not exactly one `<ANSWER>:` (`raft:answer_marker`), quotes nothing
     (`raft:no_quote`), quotes what does not stand in the oracle (`raft:quote`), or where a distractor holds a quote too
-    (`raft:distractor`). Raises ParseError("list") where there is no question.
+    (`raft:distractor`). Questions beyond those asked for are `raft:surplus`, the last one of a list that was cut is
+    `raft:cut`, one without a letter `raft:no_letter`. Raises ParseError("list") where there is no question.
     """
 
     questions: int = 5  # authors' code
@@ -53,20 +54,25 @@ class Raft:
         if len({text_of(parent.prompt) for parent in parents}) < self.distractors + 2:
             raise ConfigError(
                 f"raft: {self.distractors} distractors and one in the oracle's place need as many other passages: "
-                f"write source: {{with_others: {{count: {self.distractors + 1}}}}}, and give more seeds"
+                f"write source: {{with_others: {{count: {self.distractors + 1}}}}} for passages, or {{chunks: {{size: "
+                f"512, least: 100, others: {self.distractors + 1}}}}} for documents to be cut, and give more seeds"
             )
         passage = text_of(oracle.prompt)
         asked = render("raft/questions", passage=passage, count=self.questions)
-        listed = await generate(asked, temperature=self.temperature, max_tokens=max(512, 25 * self.questions))
-        found = [item for item in numbered_list(listed.text) if re.search(r"[^\W\d_]", item)]
-        found = found[: max(0, len(found) - 1) if listed.cut else self.questions]
-        if not found:
-            raise ParseError("list", listed.text)
-        answers = await settled([self._answer(passage, question, generate) for question in found])
-        return [
-            self._item(oracle, others, question, listed, answer, rng)
-            for question, answer in zip(found, answers, strict=True)
+        told = await generate(asked, temperature=self.temperature, max_tokens=max(512, 25 * self.questions))
+        found = [
+            (item, flaw if re.search(r"[^\W\d_]", item) else "no_letter")
+            for item, flaw in list_items(told, self.questions)
         ]
+        questions = [question for question, flaw in found if not flaw]
+        if not questions:
+            raise ParseError("list", told.text)
+        answers = await settled([self._answer(passage, question, generate) for question in questions])
+        made = [
+            self._item(oracle, others, question, told, answer, rng)
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+        return [*made, *(_unanswered(oracle, question, told, flaw) for question, flaw in found if flaw)]
 
     async def _answer(self, passage: str, question: str, generate: Generate) -> Completion:
         asked = render("raft/answer", passage=passage, question=question)
@@ -77,7 +83,7 @@ class Raft:
         oracle: Record,
         others: Sequence[Record],
         question: str,
-        listed: Completion,
+        told: Completion,
         answer: Completion | Exception,
         rng: Random,
     ) -> Record | Discarded:
@@ -89,7 +95,7 @@ class Raft:
         child = oracle.child(
             *(record for record in shown if record is not oracle),
             by=self.name,
-            replies=[listed, *([answer] if isinstance(answer, Completion) else [])],
+            replies=[told, *([answer] if isinstance(answer, Completion) else [])],
             prompt=user(render("raft/context", passages=passages, question=question)),
             completion=assistant(answer.text.strip()) if isinstance(answer, Completion) else None,
             rejected=None,
@@ -114,3 +120,8 @@ class Raft:
                 return Drop("raft:quote", {"quote": quote})
         held = next((q for q in quotes if any(q in " ".join(other.split()) for other in others)), None)
         return Drop("raft:distractor", {"quote": held}) if held else None
+
+
+def _unanswered(oracle: Record, question: str, told: Completion, flaw: str) -> Discarded:
+    child = oracle.child(by="raft", replies=[told], prompt=user(question), completion=None, rejected=None, label=None)
+    return Discarded(child, Drop(f"raft:{flaw}"))

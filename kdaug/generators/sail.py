@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kdaug.errors import ParseError
 from kdaug.generator import Generate, settled
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, assistant, text_of, user
-from kdaug.retrieval import Bm25, Retriever, corpus, digest, retriever, search
+from kdaug.retrieval import Bm25, Library
 from kdaug.teacher import Completion
 
 COUNTS, SHARES = (0, 1, 2, 3), (0.2, 0.1, 0.3, 0.4)  # authors' code: how many results are shown
@@ -33,18 +33,15 @@ class Sail:
     documents: str = "passages.jsonl"
     retriever: str = "bm25"
     max_tokens: int = 256
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
-    _index: Retriever = field(init=False, repr=False, compare=False)
+    library: Library = field(init=False, repr=False, metadata={"fingerprint": True})
     _by_words: Bm25 = field(init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "sail"
     roles: ClassVar[tuple[str, ...]] = ("judge",)
 
     def __post_init__(self) -> None:
-        passages = corpus(self.documents)
-        object.__setattr__(self, "library", digest(passages))
-        object.__setattr__(self, "_index", retriever(self.retriever, passages))
-        object.__setattr__(self, "_by_words", Bm25(passages))
+        object.__setattr__(self, "library", Library(self.documents, self.retriever))
+        object.__setattr__(self, "_by_words", Bm25(self.library.passages))
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -54,7 +51,7 @@ class Sail:
         if not answer.strip():
             return [Discarded(record, Drop("sail:no_answer"))]
         [count] = rng.choices(COUNTS, SHARES)
-        shown = await self._results(text_of(record.prompt), count)
+        shown = await self._results(text_of(record.prompt), count, generate)
         if len(shown) == 0:
             return [Discarded(record, Drop("sail:no_result"))] if count else [_child(record, [], [], [])]
         verdicts = []
@@ -65,8 +62,8 @@ class Sail:
         informs = [verdict.text == "entailed" for verdict in verdicts]
         return [_child(record, shown, informs, verdicts)]
 
-    async def _results(self, query: str, count: int) -> list[str]:
-        best = [found.text for found in await search(self._index, query, max(COUNTS))]
+    async def _results(self, query: str, count: int, generate: Generate) -> list[str]:
+        best = [found.text for found in await self.library.search(query, max(COUNTS), generate)]
         words = [found.text for found in self._by_words.find(query, 1)]
         return list(dict.fromkeys([*reversed(best), *words]))[-count:] if count else []
 
@@ -79,19 +76,12 @@ class Sail:
 
 
 def _child(record: Record, shown: Sequence[str], informs: Sequence[bool], replies: Sequence[Completion]) -> Record:
-    answer = text_of(record.completion)
-    if not shown:
-        return record.child(by="sail/plain", replies=replies)
-    asked = render("sail/context", results=shown, prompt=record.prompt[-1].content)
-    return record.child(
-        by="sail",
-        replies=replies,
-        prompt=(*record.prompt[:-1], *user(asked)),
-        completion=assistant(f"{filter_statement(informs)}\n\n{answer}"),
-        rejected=None,
-        label=None,
-        meta={},
-    )
+    told: dict[str, Any] = {"by": "sail/plain", "rejected": None, "label": None}
+    if shown:
+        asked = render("sail/context", results=shown, prompt=record.prompt[-1].content)
+        answer = f"{filter_statement(informs)}\n\n{text_of(record.completion)}"
+        told |= {"by": "sail", "prompt": (*record.prompt[:-1], *user(asked)), "completion": assistant(answer)}
+    return record.child(replies=replies, **told)
 
 
 def filter_statement(informs: Sequence[bool]) -> str:

@@ -13,7 +13,7 @@ from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate, settled
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Message, Messages, Record, text_of
-from kdaug.retrieval import Found, Retriever, corpus, digest, retriever, search
+from kdaug.retrieval import Found, Library
 from kdaug.teacher import Completion
 
 RETRIEVE, NO_RETRIEVE, CONTINUE = "Retrieval", "No Retrieval", "Continue to Use Evidence"
@@ -41,8 +41,7 @@ class SelfRag:
     k: int = 5  # paper, §3.2.2
     short: int = 30  # authors' code: characters of a sentence that is skipped
     max_tokens: int = 512
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
-    _index: Retriever = field(init=False, repr=False, compare=False)
+    library: Library = field(init=False, repr=False, metadata={"fingerprint": True})
 
     name: ClassVar[str] = "self_rag"
     roles: ClassVar[tuple[str, ...]] = ("judge",)
@@ -50,9 +49,7 @@ class SelfRag:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError("self_rag: k is at least 1")
-        passages = corpus(self.documents)
-        object.__setattr__(self, "library", digest(passages))
-        object.__setattr__(self, "_index", retriever(self.retriever, passages))
+        object.__setattr__(self, "library", Library(self.documents, self.retriever))
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -73,7 +70,8 @@ class SelfRag:
                 told[-1] = _joined(told[-1], f"[{NO_RETRIEVE}]{sentence}")
                 continue
             kept = [used] if decision == CONTINUE and used else None
-            passages = kept or await search(self._index, f"{text_of(record.prompt)} {sentence}", self.k)
+            query = f"{text_of(record.prompt)} {sentence}"
+            passages = kept or await self.library.search(query, self.k, generate)
             labels, more = await self._label(record, sentence, passages, generate)
             replies += more
             place = choose(labels, rng)

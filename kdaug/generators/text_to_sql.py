@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, NamedTuple
 
-from kdaug.errors import ConfigError, ParseError
+from kdaug.errors import ConfigError
 from kdaug.generator import Generate, settled
-from kdaug.parsing import numbered_list
 from kdaug.programs import code_block
 from kdaug.prompts import render
 from kdaug.queries import Rows, run_query, same_rows
 from kdaug.record import Discarded, Drop, Json, Record, assistant, text_of, user
-from kdaug.samples import flaw_of_item, unusable
+from kdaug.samples import list_items, unusable
 from kdaug.teacher import Completion
 from kdaug.voting import majority
 
@@ -61,16 +60,13 @@ class TextToSql:
             return [Discarded(record, Drop("text_to_sql:schema", {"error": tables.error, "script": schema[:2000]}))]
         shown = "\n\n".join(f"{row[0]};" for row in tables.rows)
         reply = await self._ask(render(f"{self.name}/questions", tables=shown, count=self.count), generate)
-        found = list(dict.fromkeys(numbered_list(reply.text)))
-        flaws = [flaw_of_item(place, len(found), self.count, reply.cut) for place in range(len(found))]
-        questions = [question for question, flaw in zip(found, flaws, strict=True) if not flaw]
-        if not questions:
-            raise ParseError("list", reply.text)
+        found = list_items(reply, self.count)
+        questions = list(dict.fromkeys(question for question, flaw in found if not flaw))
         database = Database(record, schema, shown, [*replies, reply])
         made = await asyncio.gather(
             *(self._answered(database, question, generate.branch(n)) for n, question in enumerate(questions))
         )
-        left = [(question, flaw) for question, flaw in zip(found, flaws, strict=True) if flaw]
+        left = [(question, flaw) for question, flaw in found if flaw]
         return [*made, *(Discarded(record, Drop(f"{self.name}:{flaw}", {"question": q})) for q, flaw in left)]
 
     async def _database(self, record: Record, generate: Generate) -> tuple[str, list[Completion]]:

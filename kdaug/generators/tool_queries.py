@@ -31,7 +31,7 @@ class ToolQueries:
     per_prompt: int = 10  # paper
     temperature: float = 1.0
     max_tokens: int = 2048
-    library: str = field(init=False, repr=False, metadata={"fingerprint": True})
+    toolbox: Toolbox = field(init=False, repr=False, metadata={"fingerprint": True})
 
     name: ClassVar[str] = "tool_queries"
     roles: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -39,12 +39,14 @@ class ToolQueries:
     def __post_init__(self) -> None:
         if self.drawn < 1 or self.per_prompt < 1:
             raise ConfigError("tool_queries: drawn and per_prompt are at least 1")
-        object.__setattr__(self, "library", Toolbox(self.tools).digest)
+        if not self.tools:
+            raise ConfigError("tool_queries: tools is empty: give a file of tools, a module, or mcp:…")
+        object.__setattr__(self, "toolbox", Toolbox(self.tools))
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
     ) -> Sequence[Record | Discarded]:
-        tools = Toolbox(self.tools).definitions
+        tools = self.toolbox.definitions
         offered = rng.sample(tools, rng.randint(1, min(self.drawn, len(tools))))
         examples = [text_of(parent.prompt) for parent in parents]
         asked = render("tool_queries/ask", tools=shown(offered), examples=examples, count=self.per_prompt)
@@ -53,7 +55,12 @@ class ToolQueries:
         found = reply.parsed.get("queries") if isinstance(reply.parsed, dict) else None
         if reply.cut or not isinstance(found, list) or not found:
             raise ParseError("queries", reply.text)
-        return [self._child(parents, item, offered, reply) for item in found]
+        made = [self._child(parents, item, offered, reply) for item in found]
+        surplus = Drop("tool_queries:surplus", {"per_prompt": self.per_prompt})
+        return [
+            Discarded(item, surplus) if place >= self.per_prompt and isinstance(item, Record) else item
+            for place, item in enumerate(made)
+        ]
 
     def _child(
         self, parents: Sequence[Record], item: Any, offered: Sequence[Definition], reply: Completion

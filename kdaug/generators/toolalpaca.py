@@ -13,8 +13,9 @@ from kdaug.prompts import converse, render
 from kdaug.record import Discarded, Drop, Record, text_of
 from kdaug.tool_definitions import Definition
 from kdaug.tool_traces import Step, conversation, observed, offered_by, shown, step_of, step_schema, traced
-from kdaug.toolbox import CUT, Observation
+from kdaug.toolbox import CUT, Observation, Toolbox
 
+PLAYED = Toolbox("")  # nothing can be called: a model makes up what the tools give
 ASK = Definition(
     "ask_user",
     "Asks the person for a detail that the request lacks.",
@@ -81,7 +82,7 @@ class ToolAlpaca:
 
     async def _played(self, step: Step, record: Record, offered: Sequence[Definition], generate: Generate) -> Step:
         if step.call.name != ASK.name or ASK.flaw(step.call.arguments):
-            return await observed(step, None, offered, generate)
+            return await observed(step, PLAYED, offered, generate)
         asked = render("toolalpaca/detail", query=text_of(record.prompt), question=step.call.arguments["question"])
         reply = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)
         told = Observation("ok", reply.text.strip()[:CUT])

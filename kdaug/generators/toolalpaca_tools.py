@@ -11,9 +11,9 @@ import orjson
 
 from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
+from kdaug.samples import list_items
 from kdaug.teacher import Completion
 from kdaug.tool_definitions import Definition, distinct, from_openapi
 
@@ -76,13 +76,12 @@ class ToolAlpacaTools:
         told = [orjson.dumps(tool.to_json()["function"]).decode() for tool in tools]
         asked = render("toolalpaca_tools/ask", tool=text_of(record.prompt), functions=told, count=self.per_tool)
         list_ = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)
-        found = numbered_list(list_.text)
-        if not found:
-            raise ParseError("list", list_.text)
-        return [self._child(record, text, tools, [reply, list_]) for text in found[: len(found) - list_.cut]]
+        return [
+            self._child(record, text, flaw, tools, [reply, list_]) for text, flaw in list_items(list_, self.per_tool)
+        ]
 
     def _child(
-        self, record: Record, text: str, tools: Sequence[Definition], replies: Sequence[Completion]
+        self, record: Record, text: str, flaw: str | None, tools: Sequence[Definition], replies: Sequence[Completion]
     ) -> Record | Discarded:
         child = record.child(
             by=self.name,
@@ -94,9 +93,10 @@ class ToolAlpacaTools:
             tools=tuple(tool.to_json() for tool in tools),
             meta={},
         )
+        if flaw:
+            return Discarded(child, Drop(f"{self.name}:{flaw}"))
         named = next((tool.name for tool in tools if tool.name.lower() in text.lower().split()), None)
-        drop = Drop("toolalpaca_tools:names_function", {"function": named}) if named else None
-        return Discarded(child, drop) if drop else child
+        return Discarded(child, Drop(f"{self.name}:names_function", {"function": named})) if named else child
 
 
 def _unreadable(e: ConfigError) -> Drop:

@@ -13,7 +13,7 @@ from kdaug.generator import Generate, settled
 from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
-from kdaug.samples import flaw_of_item
+from kdaug.samples import list_items
 from kdaug.teacher import Completion
 from kdaug.words import words
 
@@ -62,12 +62,9 @@ class TopicTree:
                 made.append(Discarded(root, Drop(result.reason, {"topic": [*leaf.path], "error": str(result)})))
                 continue
             reply, items = result
-            for place, item in enumerate(items):
+            for item, flaw in items:
                 child = self._child(root, leaf, item, reply)
-                flaw = flaw_of_item(place, len(items), self.tasks, reply.cut)
-                made.append(
-                    Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw and isinstance(child, Record) else child
-                )
+                made.append(Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw else child)
         return made
 
     async def _leaves(self, topic: str, generate: Generate) -> list[Leaf]:
@@ -98,13 +95,10 @@ class TopicTree:
         names = names[:-1] if reply.cut else names
         return [Leaf((*leaf.path, name.strip(" .")), (*leaf.replies, reply)) for name in names[: self.width]]
 
-    async def _tasks(self, leaf: Leaf, generate: Generate) -> tuple[Completion, list[str]]:
+    async def _tasks(self, leaf: Leaf, generate: Generate) -> tuple[Completion, list[tuple[str, str | None]]]:
         asked = render(f"{self.name}/tasks", path=leaf.path, count=self.tasks)
         reply = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)
-        items = numbered_list(reply.text)
-        if not items:
-            raise ParseError("list", reply.text)
-        return reply, items
+        return reply, list_items(reply, self.tasks)
 
     def _child(self, root: Record, leaf: Leaf, item: str, reply: Completion) -> Record:
         return root.child(

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar, Literal
 
-from kdaug.errors import ConfigError, ParseError
+from kdaug.errors import ConfigError
 from kdaug.generator import Generate
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, user
+from kdaug.samples import list_items
 from kdaug.teacher import Completion
 
 WAYS = 4  # in which a passage and a request are joined (joined.j2)
@@ -27,9 +27,9 @@ class UltraChatOpenings:
     `detailed` is expanded. `sector="material"`: the seed is a passage; at most `questions` requests about it, each
     joined with it in one of four ways.
 
-    More of a list than was asked for is left out; an opening that stood there before is discarded
-    (`ultrachat_openings:duplicate`), and so is one whose expansion was cut (`:cut`). Raises ParseError("list") for a
-    reply without a list.
+    Discarded are openings beyond those asked for (`ultrachat_openings:surplus`), one that stood there before
+    (`:duplicate`), the last one of a list that was cut and one whose expansion was cut (`:cut`). Raises
+    ParseError("list") for a reply without a list.
     """
 
     sector: Literal["world", "writing", "material"] = "world"
@@ -55,35 +55,33 @@ class UltraChatOpenings:
         subject = record.prompt[-1].content
         subjects, before = [subject], list[Completion]()
         if self.sector == "world":
-            subjects, told = await self._list("topics", subject, self.topics, generate)
-            before = [told]
+            topics, told = await self._list("topics", subject, self.topics, generate)
+            subjects, before = [topic for topic, flaw in topics if not flaw], [told]
         made: list[Record | Discarded] = []
         seen: set[str] = set()
         for one in subjects:
             requests, told = await self._list(self.sector, one, self.questions, generate)
-            for request in requests:
-                text, replies, cut = request, [*before, told], False
+            for request, flaw in requests:
+                text, replies = request, [*before, told]
                 if self.sector == "material":
                     text = render(f"{self.name}/joined", passage=subject, request=request, way=rng.randrange(WAYS))
-                elif self.sector == "writing" and rng.random() < self.detailed:
+                elif self.sector == "writing" and not flaw and rng.random() < self.detailed:
                     more = await self._say("detail", generate, request=request)
-                    text, replies, cut = more.text.strip() or request, [*replies, more], more.cut
+                    text, replies, flaw = more.text.strip() or request, [*replies, more], "cut" if more.cut else None
                 child = record.child(
                     by=f"{self.name}/{self.sector}", replies=replies, prompt=user(text), completion=None,
                     rejected=None, label=None,
                 )  # fmt: skip
-                what = "cut" if cut else "duplicate" if text.casefold() in seen else ""
+                flaw = flaw or ("duplicate" if text.casefold() in seen else None)
                 seen.add(text.casefold())
-                made.append(Discarded(child, Drop(f"{self.name}:{what}")) if what else child)
+                made.append(Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw else child)
         return made
 
-    async def _list(self, template: str, subject: str, count: int, generate: Generate) -> tuple[list[str], Completion]:
+    async def _list(
+        self, template: str, subject: str, count: int, generate: Generate
+    ) -> tuple[list[tuple[str, str | None]], Completion]:
         reply = await self._say(template, generate, subject=subject, count=count)
-        items = numbered_list(reply.text)
-        items = (items[:-1] if reply.cut else items)[:count]
-        if not items:
-            raise ParseError("list", reply.text)
-        return items, reply
+        return list_items(reply, count), reply
 
     async def _say(self, template: str, generate: Generate, **values: Any) -> Completion:
         asked = render(f"{self.name}/{template}", **values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import ClassVar
 
@@ -39,6 +39,7 @@ class UnitTests:
     max_tokens: int = 1024
     cpu: int = 5
     memory: int = 512
+    sandbox: Sandbox = field(init=False, repr=False, compare=False)
 
     name: ClassVar[str] = "unit_tests"
     roles: ClassVar[tuple[str, ...]] = ("teacher",)
@@ -49,11 +50,7 @@ class UnitTests:
             raise ConfigError(
                 f"unit_tests: min_tests {self.min_tests} must be from 1 to count {self.count}, and samples positive"
             )
-        _ = self._sandbox
-
-    @property
-    def _sandbox(self) -> Sandbox:
-        return Sandbox(Limits(cpu=self.cpu, wall=4.0 * self.cpu + 10, memory=self.memory))
+        object.__setattr__(self, "sandbox", Sandbox(Limits(cpu=self.cpu, memory=self.memory)))
 
     async def __call__(
         self, parents: Sequence[Record], generate: Generate, rng: Random
@@ -68,7 +65,7 @@ class UnitTests:
 
         solutions, turned_down = await self._solutions(record, task, generate)
         written = "\n\n".join(tests.values())
-        trials = await asyncio.gather(*(try_program(code, written, self._sandbox) for code, _ in solutions))
+        trials = await asyncio.gather(*(try_program(code, written, self.sandbox) for code, _ in solutions))
         names = list(tests)[1:]
         agreed, first = consensus(names, trials)
         if len(agreed) < self.min_tests:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from kdaug.errors import ConfigError, ParseError
+from kdaug.errors import ConfigError
 from kdaug.generator import Generate
-from kdaug.parsing import numbered_list
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
-from kdaug.samples import flaw_of_item
+from kdaug.samples import list_items
 from kdaug.words import words
 
 
@@ -47,11 +46,8 @@ class ZeroGen:
         describes = str(record.meta.get("describes") or "")
         asked = render("zero_gen/texts", task=task, label=label, describes=describes, count=self.count)
         reply = await generate(asked, temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
-        found = numbered_list(reply.text)
-        if len(found) <= reply.cut:  # nothing, or nothing whole
-            raise ParseError("list", reply.text)
         made: list[Record | Discarded] = []
-        for place, text in enumerate(found):
+        for text, flaw in list_items(reply, self.count):
             child = record.child(
                 by=self.name,
                 replies=[reply],
@@ -62,7 +58,6 @@ class ZeroGen:
             )
             said, named = words(text), words(label)
             tells = any(said[i : i + len(named)] == named for i in range(len(said) - len(named) + 1))
-            flaw = flaw_of_item(place, len(found), self.count, reply.cut)
             flaw = flaw or ("short" if len(said) < 3 else "label" if named and tells else None)
             made.append(Discarded(child, Drop(f"{self.name}:{flaw}")) if flaw else child)
         return made

@@ -119,8 +119,8 @@ def test_a_reply_of_another_form_is_no_item() -> None:
 
 def test_form() -> None:
     assert format_flaw([Call("add", {"a": 1})], [ADD]) == "add: 'b' is a required property (at $)"
-    assert format_flaw([Call("add", {"a": 1, "b": 2, "c": 3})], [ADD]) == "add: unknown argument c"
-    assert format_flaw([Call("sub", {})], [ADD]) == "no tool 'sub' was shown"
+    assert format_flaw([Call("add", {"a": 1, "b": 2, "c": 3})], [ADD]).startswith("add: Additional properties")  # type: ignore[union-attr] # it is a text
+    assert format_flaw([Call("sub", {})], [ADD]) == "sub: there is no tool 'sub'"
     assert format_flaw([], [ADD]) == "there is no call"
     assert format_flaw([Call("add", {"a": 1, "b": 2})] * 2, [ADD]) is None
 

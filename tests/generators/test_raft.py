@@ -70,8 +70,15 @@ def test_how_often_the_oracle_is_there() -> None:
 )
 def test_an_answer_that_is_none(answer: Any, reason: str) -> None:
     made = make("Sure!\n1. How many?\n2. ???\n3. Where?", answer, GOOD)
-    assert [isinstance(one, Discarded) for one in made] == [True, False]  # "???" is no question
-    assert isinstance(made[0], Discarded) and made[0].drop.reason == reason
+    assert [one.drop.reason if isinstance(one, Discarded) else None for one in made] == [reason, None, "raft:no_letter"]
+
+
+def test_questions_beyond_those_asked_for_and_a_cut_one_are_drops() -> None:
+    made = make("1. How many?\n2. Where?", GOOD, questions=1)
+    assert [one.drop.reason if isinstance(one, Discarded) else None for one in made] == [None, "raft:surplus"]
+    assert isinstance(made[1], Discarded) and text_of(made[1].record.prompt) == "Where?"
+    made = make(Completion("1. How many?\n2. Whe", finish_reason="length"), GOOD)
+    assert [one.drop.reason if isinstance(one, Discarded) else None for one in made] == [None, "raft:cut"]
 
 
 def test_no_question_and_too_few_passages() -> None:
