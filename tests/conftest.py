@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 # Tests run side by side (see pyproject.toml): one thread each, before torch is imported and counts the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Folders of tests lie in memory, where there is room: a run waits for its disk at every reply, for half of its time.
+MEMORY = Path("/dev/shm")
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 8 << 30:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture

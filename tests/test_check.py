@@ -9,6 +9,7 @@ import pytest
 
 from kdaug import recipes
 from kdaug.check import check
+from kdaug.methods import methods
 from kdaug.prompts import shipped
 from kdaug.read import read
 from kdaug.recipe_file import builtin_names, load
@@ -19,8 +20,14 @@ from kdaug.teachers.fake import Fake
 SEEDS = str(shipped() / "seeds" / "seeds.jsonl")
 
 
-@pytest.mark.parametrize("name", builtin_names())
-def test_every_built_in_recipe_keeps_records_in_every_stage(name: str) -> None:
+# Every method goes through on the same teacher in test_every_method.py; here is what is none, and one of each kind:
+# several stages, a growing pool, documents, a second role, log-probabilities.
+OTHERS = sorted({*builtin_names()} - {method.name for method in methods()})
+KINDS = ["self-instruct", "evol-math", "raft", "feedback", "selective-reflection"]
+
+
+@pytest.mark.parametrize("name", [*OTHERS, *KINDS])
+def test_a_built_in_recipe_keeps_records_in_every_stage(name: str) -> None:
     file = load(name)
     recipe = recipes.build(file, read(recipes.seeds_of(file, None if file.values.get("seeds") else SEEDS)))
     lines = list(check(recipe))

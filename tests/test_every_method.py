@@ -4,12 +4,11 @@ has its story."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -72,14 +71,6 @@ class Counted:
         return made
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """In memory where it can be: more than half of the time would be waiting for the disk."""
-    memory = Path("/dev/shm")
-    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as name:
-        yield Path(name)
-
-
 def scaffold(method: Method, folder: Path) -> Recipe:
     """What `kdaug init --method` writes, as the command that it tells runs it, for two jobs."""
     command = list(scaffold_method(method, folder))[-1].partition("kdaug ")[2]
@@ -110,11 +101,11 @@ def data(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("method", methods(), ids=lambda method: method.name)
-def test_a_method_keeps_what_it_promises(method: Method, folder: Path) -> None:
-    recipe = scaffold(method, folder / "mine")
+def test_a_method_keeps_what_it_promises(method: Method, tmp_path: Path) -> None:
+    recipe = scaffold(method, tmp_path / "mine")
     counted = replace(recipe, stages=[replace(stage, generator=Counted(stage.generator)) for stage in recipe.stages])
     teacher = Breaking()
-    whole = go(counted, folder / "whole", teacher)
+    whole = go(counted, tmp_path / "whole", teacher)
     assert whole.error is None
     calls = len(teacher.calls)
     assert calls > 0
@@ -131,15 +122,15 @@ def test_a_method_keeps_what_it_promises(method: Method, folder: Path) -> None:
 
     # Every record has its story.
     seeds = {root for seed in recipe.source.seeds for root in (seed.roots or (seed.id,))}
-    story = Story(folder / "whole")
-    for record in Dataset(folder / "whole"):
+    story = Story(tmp_path / "whole")
+    for record in Dataset(tmp_path / "whole"):
         assert record.by and record.parents and record.teachers == ("fake",) and record.replies
         assert set(record.roots) <= seeds
         assert len(list(story.tell(record.id))) > len(record.replies)
 
     # A break leaves no trace.
-    gone = go(counted, folder / "broken", Breaking(calls // 2))
+    gone = go(counted, tmp_path / "broken", Breaking(calls // 2))
     assert isinstance(gone.error, TeacherUnavailable)
-    again = go(counted, folder / "broken", Breaking())
+    again = go(counted, tmp_path / "broken", Breaking())
     assert again.error is None and again.facts["stages"] == whole.facts["stages"]
-    assert data(folder / "broken") == data(folder / "whole")
+    assert data(tmp_path / "broken") == data(tmp_path / "whole")

@@ -19,7 +19,6 @@ from scripted import Scripted
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.gates.dedup import Dedup
 from kdaug.record import Drop, Message, Record, assistant, user
-from kdaug.vectors import TILE
 
 THRESHOLD = 0.9
 
@@ -234,26 +233,28 @@ def test_a_run_that_was_resumed_decides_as_one_that_was_not_and_as_a_brute_force
 def test_an_index_decides_alike_whatever_is_in_flight_and_after_a_resume(
     index: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdaug.approximate.BLOCK", TILE)
-    records = prompts(drawn(2600, families=4000))
+    tile = 256
+    for name in ("vectors.TILE", "approximate.BLOCK"):
+        monkeypatch.setattr(f"kdaug.{name}", tile)
+    records = prompts(drawn(700, families=1000))
     gate = Planted(THRESHOLD, index=index, effort=8)
     live = gate.start([])
-    whole = decisions(live, records, window=700)
+    whole = decisions(live, records, window=200)
     assert decisions(gate.start([]), records, window=90) == whole
     kept = {r.id for r, d in zip(records, whole, strict=True) if d is None}
-    assert len(kept) > 2 * TILE
+    assert len(kept) > 2 * tile
     assert all(d.detail["twin"] in kept for d in whole if d)
     report = live.report()
     assert isinstance(report["recall"], float) and 0.8 < report["recall"] <= 1
 
     async def resumed() -> list[Drop | None]:
         again, nobody = gate.start([]), Scripted(lambda *asked: AssertionError("nobody is asked"))
-        for record, drop in zip(records[:2500], whole, strict=False):
+        for record, drop in zip(records[:650], whole, strict=False):
             if drop is None:
                 again.remember(await again.recall(record, nobody))
-        return await adecisions(again, records[2500:], window=100)
+        return await adecisions(again, records[650:], window=100)
 
-    assert asyncio.run(resumed()) == whole[2500:]
+    assert asyncio.run(resumed()) == whole[650:]
 
 
 class Sieved(Planted):

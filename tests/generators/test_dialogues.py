@@ -131,10 +131,12 @@ def test_a_passage_goes_with_its_question_in_several_ways() -> None:
     assert len(ways) == 4
 
 
-def test_the_last_item_of_a_cut_list_is_left_out() -> None:
-    cut = Completion(numbered("Why a?", "Wh"), finish_reason="length")
-    made, _ = run(UltraChatOpenings(sector="writing", questions=2, detailed=0), [cut])
-    assert [text_of(m.prompt) for m in made] == ["Why a?"]
+def test_the_last_item_of_a_cut_list_and_more_than_was_asked_for_are_drops() -> None:
+    cut = Completion(numbered("Why a?", "How b?", "Wh"), finish_reason="length")
+    made, _ = run(UltraChatOpenings(sector="writing", questions=1, detailed=0), [cut])
+    assert isinstance(made[0], Record) and text_of(made[0].prompt) == "Why a?"
+    reasons = [m.drop.reason for m in made if isinstance(m, Discarded)]
+    assert reasons == ["ultrachat_openings:surplus", "ultrachat_openings:cut"]
     with pytest.raises(ParseError, match="list"):
         run(UltraChatOpenings(sector="writing"), ["I cannot."])
 

@@ -95,11 +95,14 @@ def test_the_toy_world_keeps_what_probability_says() -> None:
         right = rng.random() < (0.5 if hint else 0.3)
         return f"Adding up.\nAnswer: {int(a) + int(b) + (not right)}"
 
-    for n in range(1000):
-        record = Record(prompt=user(f"What is {n} + 5?"), completion=assistant(str(n + 5)))
-        for made in asyncio.run(STaR()([record], Scripted(student), Random(0))):
-            if isinstance(made, Record):
-                kept[made.by] += 1
-                assert made.prompt == record.prompt
+    async def world() -> None:
+        for n in range(1000):
+            record = Record(prompt=user(f"What is {n} + 5?"), completion=assistant(str(n + 5)))
+            for made in await STaR()([record], Scripted(student), Random(0)):
+                if isinstance(made, Record):
+                    kept[made.by] += 1
+                    assert made.prompt == record.prompt
+
+    asyncio.run(world())
     assert abs(kept["star/reason"] - 300) < 5 * math.sqrt(1000 * 0.3 * 0.7)
     assert abs(kept["star/rationalise"] - 350) < 5 * math.sqrt(700 * 0.5 * 0.5) + 5 * math.sqrt(210) * 0.5
