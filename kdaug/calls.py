@@ -90,9 +90,7 @@ class CallStats:
 @dataclass
 class Calls:
     """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep.
-
-    Without a journal nothing is kept.
-    """
+    Without a journal nothing is kept."""
 
     teachers: Mapping[str, Teacher]
     journal: Journal | None
