@@ -13,28 +13,24 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import orjson
-
 from kdaug.card import Counts, write_card
-from kdaug.columns import Columns, Row, Survey, record_of
+from kdaug.columns import Columns, Survey, record_of
 from kdaug.errors import ConfigError, KdaugError
-from kdaug.export import Format, export, whole
+from kdaug.export import Format, export
 from kdaug.hub import push, whole_dataset
-from kdaug.record import KINDS, Json, Kind, Record
+from kdaug.parquet import GROUP_ROWS, Parquet
+from kdaug.record import KINDS, Kind, Record
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow as pa
 
 Split: TypeAlias = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 SHARD_ROWS = 100_000
-GROUP_ROWS = 1_000  # records held at a time for each open file
 
 
 class Dataset:
@@ -273,7 +269,7 @@ class _Table:
         self._folder, self._split, self._survey = folder, split, survey
         self._records: list[Record] = []
         self._paths: list[Path] = []
-        self._file: _Parquet | None = None
+        self._file: Parquet | None = None
         self._room = 0
         self.columns: Columns | None = None
         self.number = 0
@@ -303,46 +299,14 @@ class _Table:
             self._file.add(self.columns.row(record))
             self._room -= 1
 
-    def _next(self, columns: Columns) -> _Parquet:
+    def _next(self, columns: Columns) -> Parquet:
         self._end()
         self._paths.append(self._folder / f"{self._split}-{len(self._paths):05d}")
-        return _Parquet(self._paths[-1], columns.schema())
+        return Parquet(self._paths[-1], columns.schema())
 
     def _end(self) -> None:
         if self._file is not None:
             self._file.close()
-
-
-class _Parquet:
-    """One file, written in groups of rows. No time, path or version of ours goes in, so equal rows are equal bytes."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        import pyarrow.parquet as pq
-
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema)
-        self._rows: list[Row] = []
-
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == GROUP_ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        """By way of JSON: twice as fast as from Python's lists, for which pyarrow also loads pandas (0.4 s)."""
-        import pyarrow as pa
-        import pyarrow.json as pj
-
-        if self._rows:
-            lines = b"\n".join(map(orjson.dumps, self._rows))
-            reading = pj.ReadOptions(use_threads=False, block_size=len(lines) + 1)
-            parsing = pj.ParseOptions(explicit_schema=self._schema, unexpected_field_behavior="error")
-            self._writer.write_table(pj.read_json(pa.BufferReader(lines), reading, parsing))
-            self._rows = []
 
 
 def _sync(folder: Path) -> None:
@@ -351,58 +315,3 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """A record that was not kept, or (without one) a job that came to nothing."""
-
-    stage: str
-    job: int
-    record: Record | None
-    reason: str
-    detail: Mapping[str, Json] = field(default_factory=dict)
-
-
-def write_dropped(path: Path, drops: Iterable[Dropped]) -> int:
-    """Writes dropped.parquet, as a stream; returns how many. `record` and `detail` are JSON there.
-
-    Raises KdaugError where it cannot be written.
-    """
-    import pyarrow as pa
-
-    fields = [("stage", pa.string()), ("job", pa.int64()), ("reason", pa.string()), ("detail", pa.string())]
-    schema = pa.schema([*fields, ("id", pa.string()), ("record", pa.string())])
-    number = 0
-    try:
-        with whole(path) as fresh, closing(_Parquet(fresh, schema)) as file:
-            for drop in drops:
-                file.add(
-                    {
-                        "stage": drop.stage,
-                        "job": drop.job,
-                        "reason": drop.reason,
-                        "detail": _json(dict(drop.detail)),
-                        "id": drop.record and drop.record.id,
-                        "record": drop.record and _json(drop.record.to_json()),
-                    }
-                )
-                number += 1
-    except OSError as e:
-        raise KdaugError(f"cannot write {path}: {e.strerror or e}") from e
-    return number
-
-
-def read_dropped(path: Path) -> Iterator[Dropped]:
-    """What `write_dropped` wrote, one at a time."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as parquet:
-        for batch in parquet.iter_batches(GROUP_ROWS):
-            for row in batch.to_pylist():
-                record = Record.from_json(orjson.loads(row["record"])) if row["record"] else None
-                yield Dropped(row["stage"], row["job"], record, row["reason"], orjson.loads(row["detail"]))
-
-
-def _json(value: Json) -> str:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

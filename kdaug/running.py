@@ -16,8 +16,9 @@ from typing import Any
 
 from kdaug import prompts
 from kdaug.budget import Budget
-from kdaug.dataset import Dataset, write_dataset, write_dropped
-from kdaug.dataset import Dropped as DroppedRow
+from kdaug.dataset import Dataset, write_dataset
+from kdaug.dropped import Dropped as DroppedRow
+from kdaug.dropped import write_dropped
 from kdaug.engine import Engine
 from kdaug.errors import ConfigError, JournalError, KdaugError
 from kdaug.facts import Teller, stage_name

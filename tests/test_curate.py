@@ -19,7 +19,8 @@ from killing import data_of
 
 import kdaug as kd
 from kdaug.cli import main
-from kdaug.dataset import Dropped, read_dropped, write_dataset
+from kdaug.dataset import write_dataset
+from kdaug.dropped import Dropped, read_dropped
 from kdaug.journal import Journal
 from kdaug.rows import PAGE, Rows
 

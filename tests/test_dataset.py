@@ -14,7 +14,8 @@ from pyarrow.parquet import ParquetFile
 
 from kdaug import dataset
 from kdaug.card import Counts
-from kdaug.dataset import Dataset, Dropped, read_dropped, split_of, write_dataset, write_dropped
+from kdaug.dataset import Dataset, split_of, write_dataset
+from kdaug.dropped import Dropped, read_dropped, write_dropped
 from kdaug.errors import ConfigError, KdaugError
 from kdaug.export import export
 from kdaug.read import read

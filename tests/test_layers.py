@@ -54,6 +54,8 @@ ROWS = (
             "shapes",
             "rows",
             "dataset",
+            "parquet",
+            "dropped",
             "columns",
             "export",
             "hub",

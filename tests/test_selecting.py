@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from kdaug.cli import main
-from kdaug.dataset import Dataset, read_dropped
+from kdaug.dataset import Dataset
+from kdaug.dropped import read_dropped
 from kdaug.gates.judge import Judge
 from kdaug.generators.pass_through import Pass
 from kdaug.generators.respond import Respond

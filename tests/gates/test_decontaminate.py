@@ -11,7 +11,7 @@ import pytest
 from deciding import decisions
 
 from kdaug.cli import main
-from kdaug.dataset import read_dropped
+from kdaug.dropped import read_dropped
 from kdaug.embedding import Embedder
 from kdaug.errors import ConfigError
 from kdaug.gates.decontaminate import Benchmark, Decontaminate
