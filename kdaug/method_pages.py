@@ -46,6 +46,10 @@ def page(method: Method) -> Iterator[str]:
     yield from _item(
         "seeds", f"{method.seeds}; yours with --seeds PATH" if method.seeds else "yours, with --seeds PATH"
     )
+    for name, fields in method.source.items():
+        yield ""
+        yield f"source: {name}"
+        yield from (f"  source.{name}.{field}={_value(value)}" for field, value in (fields or {}).items())
     for number, stage in enumerate(method.stages):
         yield ""
         yield f"stage {number}: {stage.generator.name}"

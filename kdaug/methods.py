@@ -47,8 +47,8 @@ FIELDS = (*REQUIRED, "departs", "needs")
 
 @dataclass(frozen=True)
 class Method:
-    """A method as its recipe has it. `seeds`: what the recipe names, or ""; `given`: roles that the recipe gives;
-    `loop`: how it is trained between its rounds."""
+    """A method as its recipe has it. `seeds`: what the recipe names, or ""; `source`: how parents are drawn from them,
+    where the recipe says so; `given`: roles that the recipe gives; `loop`: how it is trained between its rounds."""
 
     name: str
     family: str
@@ -63,6 +63,7 @@ class Method:
     stages: Sequence[Stage]
     given: tuple[str, ...] = ()
     loop: Mapping[str, Any] = field(default_factory=dict)
+    source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def roles(self) -> list[str]:
@@ -136,7 +137,7 @@ def method_of(file: RecipeFile) -> Method | None:
         raise file.error(f"needs {' and '.join(missing)}", "method")
     [family] = _words(file, "family", tuple(FAMILIES), many=False)
     [algorithm] = _words(file, "algorithm", ALGORITHMS, many=False)
-    roles = file.values.get("roles")
+    roles, source = file.values.get("roles"), file.values.get("source")
     return Method(
         name=file.name,
         family=family,
@@ -151,6 +152,7 @@ def method_of(file: RecipeFile) -> Method | None:
         stages=stages_in(file),
         given=tuple(roles) if isinstance(roles, dict) else (),
         loop=file.values.get("loop") or {},
+        source=source if isinstance(source, dict) else {source: {}} if source else {},
     )
 
 

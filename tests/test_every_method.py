@@ -31,6 +31,7 @@ from kdaug.teacher import Request
 from kdaug.teachers.fake import Answer, Fake, WhiteBoxFake
 
 JOBS = 2
+PARSER = parser(training=False)
 
 
 class Breaking(WhiteBoxFake):
@@ -74,7 +75,7 @@ class Counted:
 def scaffold(method: Method, folder: Path) -> Recipe:
     """What `kdaug init --method` writes, as the command that it tells runs it, for two jobs."""
     command = list(scaffold_method(method, folder))[-1].partition("kdaug ")[2]
-    told = parser(training=False).parse_args(shlex.split(command))
+    told = PARSER.parse_args(shlex.split(command))
     file = load(told.recipe)
     templates = folder / "templates"
     seeds = read(folder / file.values["seeds"])

@@ -11,13 +11,14 @@ from kdaug import recipes
 from kdaug.cli import main, parser
 from kdaug.errors import ConfigError
 from kdaug.method_pages import RENEW, WIDTH, listing, markdown, page
-from kdaug.methods import FAMILIES, find, method_of, methods
+from kdaug.methods import FAMILIES, Method, find, method_of, methods
 from kdaug.recipe import parts
 from kdaug.recipe_file import RecipeFile, load
 from kdaug.record import Record, user
 
 ROOT = Path(__file__).parent.parent
 NAMES = [method.name for method in methods()]
+PARSER = parser()
 
 BLOCK = """\
 method:
@@ -105,21 +106,18 @@ def test_the_list_has_every_method_under_its_family_in_columns() -> None:
     assert found == {method.name: method.family for method in methods()}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_page_tells_all_and_its_command_is_one(name: str) -> None:
-    method = find(name)
+@pytest.mark.parametrize("method", methods(), ids=NAMES)
+def test_a_page_tells_all_and_its_command_is_one(method: Method) -> None:
     lines = list(page(method))
     assert all(len(line) <= WIDTH + 20 for line in lines[:-1])
     for stage in method.stages:
         assert any(line.startswith(f"  {stage.generator.name}.") or not vars(stage.generator) for line in lines)
+    for name, fields in method.source.items():
+        assert f"source: {name}" in lines
+        assert all(any(line.startswith(f"  source.{name}.{field}=") for line in lines) for field in fields)
     assert lines[-1] == method.command
-    given = parser().parse_args(shlex.split(method.command)[1:])
-    assert given.recipe == name
+    assert PARSER.parse_args(shlex.split(method.command)[1:]).recipe == method.name
 
-
-@pytest.mark.parametrize("name", NAMES)
-def test_what_its_parts_need_is_told(name: str) -> None:
-    method = find(name)
     needed = {need for stage in method.stages for part in parts(stage) for need in getattr(part, "needs", ())}
     assert needed <= {*method.needs}
     assert ("training" in method.needs) == bool(method.loop)
