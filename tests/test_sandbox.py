@@ -411,6 +411,7 @@ def test_machines_whose_calls_are_not_known_and_limits_that_are_none() -> None:
     assert len(filter_for("aarch64")) == len(filter_for("x86_64")) == 8 * (6 + 2 * len(DENIED) + 2 + 9)
     with pytest.raises(ConfigError, match="must be positive"):
         Limits(cpu=0)
+    assert (Limits(cpu=5).clock, Limits(wall=0.5).clock) == (60, 0.5)
     with pytest.raises(ValueError, match="no name of a file"):
         attack("", files={"../x": ""})
 

@@ -182,6 +182,22 @@ def test_functions_of_a_file_run_in_the_sandbox(tmp_path: Path) -> None:
     assert hidden.status == "error" and "FileNotFoundError" in hidden.text
 
 
+def test_what_a_call_gave_is_taken_from_the_journal_and_a_wrong_call_is_not_made() -> None:
+    class Known(Scripted):
+        async def once(self, what: Any, do: Any) -> Any:
+            assert what == [toolbox.digest, {"name": "add", "arguments": {"a": 1, "b": 2}}]
+            return ["ok", "kept"]
+
+    toolbox, known = Toolbox("tools.py"), Known(in_turn())
+    assert asyncio.run(toolbox.call(Call("add", {"a": 1, "b": 2}), known)) == ("ok", "kept")
+    assert asyncio.run(toolbox.call(Call("add", {"a": 1}), known)).status == "invalid"
+
+
+def test_without_a_source_there_are_no_tools() -> None:
+    none = Toolbox("")
+    assert (none.definitions, none.callable, none.needs) == ((), False, ())
+
+
 def test_the_shipped_tools() -> None:
     toolbox = Toolbox("tools.py")
     assert {d.name: d.required for d in toolbox.definitions}["days_of_month"] == ("month",)
