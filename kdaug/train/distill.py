@@ -8,7 +8,8 @@ memory. With `on_policy` the student is corrected on answers of its own (GKD, ar
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -22,6 +23,7 @@ from kdaug.record import Record
 from kdaug.teacher import Sampling
 from kdaug.train.batching import Document, collate
 from kdaug.train.divergences import DIVERGENCES, Tail
+from kdaug.train.features import Matching, Measure, Start
 from kdaug.train.foreign import ACROSS, FromForeign, Pair, pairs_of
 from kdaug.train.guide import Guide, Present, alone, remember, shared_vocabulary
 from kdaug.train.lesson import Lesson, lessons_of, run_of
@@ -30,7 +32,7 @@ from kdaug.train.losses import linear_divergence, linear_logprobs, linear_top_k_
 from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
 from kdaug.train.settings import Settings, setting
 from kdaug.train.stored import Stored
-from kdaug.train.student import Folder, Student, Teaching, load, locate
+from kdaug.train.student import LAST, Folder, Student, Teaching, load, locate
 from kdaug.train.training import Begin, Objective
 from kdaug.train.vocabularies import compare_vocabularies
 
@@ -50,7 +52,8 @@ class Distill(Settings):
     """Train a student to give every token of the answers the probabilities that its teacher gives.
 
     The loss of a token is `alpha` times the divergence and 1 - `alpha` times the cross-entropy; without T², so a high
-    `temperature` wants a higher lr. A unit is a row of `length` tokens, packed with whole documents.
+    `temperature` wants a higher lr. With `hidden` the student's states, through a learned projection, are drawn to the
+    teacher's as well (arXiv 1412.6550). A unit is a row of `length` tokens, packed with whole documents.
     """
 
     divergence: str = setting("forward_kl", "what is minimised between teacher and student", choices=CHOICES)
@@ -61,6 +64,12 @@ class Distill(Settings):
     taid_start: float = setting(0.4, "taid: the teacher's share in the target at the first step", 0, 1)  # TAID
     mu: float = setting(0.5, "adaptive_kl: the teacher's mass that counts as its head", 0, 1)  # AKL
     tail: str = setting("bucket", "stored: what becomes of the mass outside the top k", choices=get_args(Tail))
+    hidden: float = setting(0.0, "weight of the distance of both models' hidden states, added to the loss; 0: none", 0)
+    hidden_layers: int = setting(0, "hidden: how many of the student's layers are matched, by depth; 0: all", 0)
+    hidden_measure: str = setting("mse", "hidden: what the distance is", choices=get_args(Measure))
+    hidden_projection: str = setting(
+        "auto", "hidden: how the student's projection begins; auto: identity or xavier", choices=get_args(Start)
+    )
     on_policy: float = setting(0.0, "share of the answers that the student writes anew itself", 0, 1)
     max_new_tokens: int = setting(128, "on_policy: tokens of an answer at most", 1)  # GKD
     sampling_temperature: float = setting(1.0, "on_policy: of the student's answers", 0)
@@ -90,7 +99,7 @@ class Distill(Settings):
         self._check(teacher is None, cache is not None)
         device, source = pick_device(self.device), locate(student)
         chat, expert = Chat.load(source), None if teacher is None else Teaching.by(teacher)
-        lessons, records, encoded = lessons_of(data, chat, self.length)
+        lessons, records, encoded = lessons_of(data, chat, self.length, prompts=self.on_policy > 0)
         source_run = encoded.origin.get("source", "") if run is None else run
         stored = Stored(run_of(source_run), chat) if expert is None else None
         folder = Folder(Path(out), self, student, source, encoded, expert)
@@ -105,11 +114,14 @@ class Distill(Settings):
                     task = self._by_foreign(pupil, lessons, records, expert.folder)
                 elif expert is not None:
                     vocabulary = shared_vocabulary(chat, source, expert.folder)
-                    task = self._by_teacher(pupil, lessons, expert.folder, vocabulary, cache, sampler)
-                train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin)
+                    matching = self._matching(source, expert.folder, device)
+                    task = self._by_teacher(pupil, lessons, expert.folder, vocabulary, cache, sampler, matching)
+                train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin, beside=task.beside)
         return folder.path
 
-    def _by_run(self, student: Student, lessons: list[Lesson], records: list[Record], stored: Stored) -> Task[Lesson]:
+    def _by_run(
+        self, student: Student, lessons: list[Lesson], records: Iterable[Record], stored: Stored
+    ) -> Task[Lesson]:
         taught, coverage = stored.teach(records, lessons)
         return Task(rows_of(taught, student.plan, self.length), FromRun(self, student, stored, coverage.top_k))
 
@@ -121,6 +133,7 @@ class Distill(Settings):
         vocabulary: int,
         cache: str | Path | None,
         sampler: Sampler,
+        matching: Matching | None,
     ) -> Task[Lesson]:
         chat, device = student.chat, student.device
         loading = partial(Present.load, teacher, chat, device, self.dtype)
@@ -131,12 +144,24 @@ class Distill(Settings):
         how = Sampling(self.sampling_temperature, max_tokens=self.max_new_tokens, logprobs=1)
         own = OnPolicy(student, sampler, plan, self.on_policy, how, self.length, self.seed) if self.on_policy else None
         rows, begin = rows_of(lessons, plan, self.length), None if own is None else own.begin
+        pace = None
         if self.divergence == "taid":
             begin = pace = Pace(self.taid_start, self.taken(len(rows)), begin)
-            return Task(rows, FromTeacher(self, student, guide, vocabulary, pace), begin)
-        return Task(rows, FromTeacher(self, student, guide, vocabulary), begin)
+        objective = FromTeacher(self, student, guide, vocabulary, pace, matching)
+        return Task(rows, objective, begin, None if matching is None else matching.projection)
 
-    def _by_foreign(self, student: Student, lessons: list[Lesson], records: list[Record], teacher: Path) -> Task[Pair]:
+    def _matching(self, student: Path, teacher: Path, device: str) -> Matching | None:
+        if not self.hidden:
+            return None
+        how: dict[str, Any] = {"measure": self.hidden_measure, "start": self.hidden_projection}
+        found = Matching.between(student, teacher, count=self.hidden_layers, seed=self.seed, **how)
+        found.projection.to(device)
+        _log.info("hidden: layers %s", ", ".join(f"{ours} to {theirs}" for ours, theirs in found.pairs.items()))
+        return found
+
+    def _by_foreign(
+        self, student: Student, lessons: list[Lesson], records: Iterable[Record], teacher: Path
+    ) -> Task[Pair]:
         objective = FromForeign.of(
             student,
             teacher,
@@ -165,6 +190,14 @@ class Distill(Settings):
             wrong = f"eval_every={self.eval_every}: the best is not looked for here; measure with kdaug eval"
         elif self.on_policy and self.alpha < 1:
             wrong = f"alpha={self.alpha}: cross-entropy would confirm the student in its own words; on_policy wants 1"
+        elif self.on_policy and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            wrong = f"on_policy={self.on_policy}: a student writes its answers in one process, so leave torchrun out"
+        elif self.hidden and (teacherless or self.divergence in ACROSS):
+            wrong = (
+                f"hidden={self.hidden}: hidden states are those of a --teacher of the student's vocabulary; name one"
+            )
+        elif self.hidden and cached and self.hidden_layers != 1:
+            wrong = "a cache has the teacher's last layer alone: give hidden_layers=1, or leave it out"
         elif self.divergence in ACROSS and (cached or self.on_policy):
             wrong = f"divergence={self.divergence}: across vocabularies there is neither a cache nor on_policy"
         elif self.divergence == "uld" and self.alpha == 1:
@@ -184,11 +217,13 @@ def rows_of(lessons: Sequence[Unit], plan: Plan, length: int) -> list[Sequence[U
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[Unit]):
-    """What is trained on, what is minimised, and what becomes of a step's rows before it is taken."""
+    """What is trained on, what is minimised, what becomes of a step's rows before it is taken, and the torch module
+    that is trained beside the student."""
 
     rows: list[Sequence[Unit]]
     objective: Objective[Sequence[Unit]]
     begin: Begin[Sequence[Unit]] | None = None
+    beside: Any = None
 
 
 @dataclass
@@ -221,28 +256,35 @@ class _Tokens:
 
 @dataclass(frozen=True)
 class FromTeacher(_Tokens):
-    """The divergence over the whole vocabulary; `vocabulary`: how many tokens both models have; `pace`: taid's."""
+    """The divergence over the whole vocabulary; `vocabulary`: how many tokens both models have; `pace`: taid's;
+    `matching`: of hidden states, where they count."""
 
     how: Distill
     student: Student
     guide: Guide
     vocabulary: int
     pace: Pace | None = None
+    matching: Matching | None = None
 
     def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
         with self.student.precision():
-            states, targets, _ = self.student.hidden(batch)
-            theirs = self.guide.states(batch, [lesson for row in units for lesson in row])
-            head, heat = self.student.head, self.how.temperature
+            wanted = {} if self.matching is None else self.matching.pairs
+            ours, targets, _ = self.student.layers(batch, wanted.keys())
+            theirs = self.guide.layers(batch, [lesson for row in units for lesson in row], set(wanted.values()))
+            states, head, heat = ours[LAST], self.student.head, self.how.temperature
             kind = self.how.between() if self.pace is None else self.how.between(self.pace.t)
             apart = linear_divergence(
-                states, head, theirs, self.guide.head, kind, temperature=heat, vocabulary=self.vocabulary
+                states, head, theirs[LAST], self.guide.head, kind, temperature=heat, vocabulary=self.vocabulary
             ).sum()
-            if self.how.alpha == 1:
-                return apart, {}
-            hard = -linear_logprobs(states, head, targets).sum()
-        return self.how.alpha * apart + (1 - self.how.alpha) * hard, {"divergence": apart, "nll": hard}
+            loss, told = apart, {}
+            if self.how.alpha < 1:
+                hard = -linear_logprobs(states, head, targets).sum()
+                loss, told = self.how.alpha * apart + (1 - self.how.alpha) * hard, {"divergence": apart, "nll": hard}
+            if self.matching is not None:
+                far = self.matching.distance(ours, theirs).sum()
+                loss, told = loss + self.how.hidden * far, {"divergence": apart, **told, "hidden": far}
+        return loss, told
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,10 +90,12 @@ def joined(device: str) -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def shard(student: Student, world: World) -> None:
-    """Leave in this process its part of the student's weights: layer by layer they are made whole as they are used.
+def shard(student: Student, world: World, beside: Any = None) -> None:
+    """Leave in this process its part of the student's weights, and of the modules of `beside`: layer by layer they are
+    made whole as they are used.
 
-    The head is no module that is called (its logits are computed in pieces), so it is made whole by `whole`.
+    The head is no module that is called (its logits are computed in pieces), so it is made whole by `whole`; a reward
+    model has none.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -103,13 +105,18 @@ def shard(student: Student, world: World) -> None:
     model, base = student.model, student.model.base_model
     mesh = init_device_mesh(student.device.partition(":")[0], (world.size,))
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head.weight is embedding.weight
-    for module in [*getattr(base, "layers", ()), base]:
+    tied = head is not None and head.weight is embedding.weight
+    called = [*(() if beside is None else beside.children()), *([model.score] if hasattr(model, "score") else [])]
+    for module in [*getattr(base, "layers", ()), base, *called]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
         # Gradients are summed, not averaged: each is of its passes' share of the whole loss already.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    head.weight = embedding.weight if tied else Parameter(distribute_tensor(head.weight.detach(), mesh, [Shard(0)]))
+    if tied:
+        head.weight = embedding.weight
+    elif head is not None:
+        part = distribute_tensor(head.weight.detach(), mesh, [Shard(0)])
+        head.weight = Parameter(part, requires_grad=head.weight.requires_grad)
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -121,16 +128,12 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor(grad_placements=[Partial()])
 
 
-def gathered(student: Student) -> Student:
-    """The student with whole weights, in the memory of the CPU."""
+def gathered(student: Student) -> dict[str, Tensor]:
+    """The student's whole weights, in the memory of the CPU."""
     import torch
 
-    model = student.model
     with torch.no_grad():
-        weights = {name: whole(value).cpu() for name, value in model.state_dict().items()}
-    plain = type(model)(model.config)
-    plain.load_state_dict(weights)
-    return replace(student, model=plain)
+        return {name: whole(value).cpu() for name, value in student.model.state_dict().items()}
 
 
 def fill(target: Tensor, value: Tensor) -> None:

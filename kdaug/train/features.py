@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kdaug.errors import ConfigError
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Measure = Literal["mse", "cosine"]
-Start = Literal["xavier", "kaiming", "identity", "zero"]
+Start = Literal["auto", "xavier", "kaiming", "identity", "zero"]
 
 
 def layer_map(student_layers: int, teacher_layers: int, count: int | None = None) -> dict[int, int]:
@@ -23,23 +25,28 @@ def layer_map(student_layers: int, teacher_layers: int, count: int | None = None
     wanted: Sequence[int] = range(1, student_layers + 1)
     if count is not None:
         if not 1 <= count <= student_layers:
-            raise ConfigError(f"layers: {count} of a student with {student_layers}: give a number from 1 to that")
+            raise ConfigError(f"hidden_layers={count}: the student has {student_layers}: give a number from 1 to that")
         wanted = [round(i * student_layers / count) for i in range(1, count + 1)]
     return {layer: round(layer * teacher_layers / student_layers) for layer in wanted}
 
 
 def projections(
-    pairs: Mapping[int, int], student_width: int, teacher_width: int, start: Start = "xavier", seed: int = 0
+    pairs: Mapping[int, int], student_width: int, teacher_width: int, start: Start = "auto", seed: int = 0
 ) -> Any:
     """W [e, d] without a bias for each of the student's layers, as a torch `ModuleDict`: trained with the student.
 
-    `identity` needs equal widths: raises ConfigError otherwise.
+    `auto` begins as the identity where both widths are equal, else as `xavier`. Raises ConfigError for `identity` where
+    they are not.
     """
     import torch
     from torch import nn
 
+    if start == "auto":
+        start = "identity" if student_width == teacher_width else "xavier"
     if start == "identity" and student_width != teacher_width:
-        raise ConfigError(f"projection: identity needs equal widths, these are {student_width} and {teacher_width}")
+        raise ConfigError(
+            f"hidden_projection: identity needs equal widths, these are {student_width} and {teacher_width}"
+        )
     found = nn.ModuleDict({str(layer): nn.Linear(student_width, teacher_width, bias=False) for layer in pairs})
     generator = torch.Generator().manual_seed(seed)
     for linear in found.values():
@@ -71,24 +78,44 @@ def hidden_distance(student: Tensor, teacher: Tensor, measure: Measure = "mse") 
     return (ours - theirs).square().mean(-1)
 
 
-def feature_loss(
-    student: Sequence[Tensor],
-    teacher: Sequence[Tensor],
+def feature_distance(
+    student: Mapping[int, Tensor],
+    teacher: Mapping[int, Tensor],
     pairs: Mapping[int, int],
     projection: Any,
-    mask: Tensor,
     measure: Measure = "mse",
 ) -> Tensor:
-    """The mean over matched layers of the mean distance over tokens.
+    """The mean distance over matched layers [N]; `student` and `teacher` are the states by layer, [N, d] and [N, e].
 
-    `student` and `teacher` are hidden states by layer, embeddings first, [B, L, d] and [B, L, e] each; `mask` [B, L]
-    says which tokens count: at the others there may be anything. `projection` is of `projections`.
+    Only tokens that count are among the N. `projection` is of `projections`.
     """
     import torch
 
-    wanted = mask.bool()
-    losses = [
-        hidden_distance(projection[str(ours)](student[ours][wanted]), teacher[theirs][wanted], measure).sum()
+    apart = [
+        hidden_distance(projection[str(ours)](student[ours]), teacher[theirs], measure)
         for ours, theirs in pairs.items()
     ]
-    return torch.stack(losses).mean() / wanted.sum().clamp(min=1)
+    return torch.stack(apart).mean(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """Which layers of the student are drawn to which of the teacher's, through what, and what counts as apart."""
+
+    pairs: Mapping[int, int]
+    projection: Any  # a torch ModuleDict, trained with the student and no part of it
+    measure: Measure
+
+    @classmethod
+    def between(
+        cls, student: Path, teacher: Path, *, count: int = 0, measure: Measure, start: Start, seed: int
+    ) -> Matching:
+        """By the configurations in two models' folders; `count` as in `layer_map`, 0: all."""
+        from transformers import AutoConfig
+
+        ours, theirs = (AutoConfig.from_pretrained(folder).get_text_config() for folder in (student, teacher))
+        pairs = layer_map(ours.num_hidden_layers, theirs.num_hidden_layers, count or None)
+        return cls(pairs, projections(pairs, ours.hidden_size, theirs.hidden_size, start, seed), measure)
+
+    def distance(self, student: Mapping[int, Tensor], teacher: Mapping[int, Tensor]) -> Tensor:
+        return feature_distance(student, teacher, self.pairs, self.projection, self.measure)

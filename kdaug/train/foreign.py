@@ -6,7 +6,7 @@ have as they are, and sorts only the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -21,7 +21,7 @@ from kdaug.train.cross_vocabulary import Shared, Side, align, byte_ends, linear_
 from kdaug.train.guide import Present
 from kdaug.train.lesson import Lesson
 from kdaug.train.losses import linear_logprobs
-from kdaug.train.student import Student
+from kdaug.train.student import LAST, Student
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,8 +40,9 @@ class Pair:
     groups: tuple[Group, ...]
 
 
-def pairs_of(lessons: Sequence[Lesson], records: Sequence[Record], ours: Chat, theirs: Chat, length: int) -> list[Pair]:
-    """Raises TrainError where the teacher's template takes none of the answer within `length` tokens."""
+def pairs_of(lessons: Sequence[Lesson], records: Iterable[Record], ours: Chat, theirs: Chat, length: int) -> list[Pair]:
+    """`records` are gone through twice. Raises TrainError where the teacher's template takes none of the answer within
+    `length` tokens."""
     encoded = encode(records, "completion", theirs, length)
     others = dict(zip(encoded.records, encoded.documents, strict=True))
     pairs = []
@@ -109,8 +110,8 @@ class FromForeign:
 
     def _side(self, model: Student, rows: Sequence[Sequence[Document]], guide: Present | None = None) -> Side:
         batch = collate(rows, model.chat.pad)
-        states, ids, _ = model.hidden(batch) if guide is None else guide.seen(batch)
-        return Side(states, model.head, ids, max(model.chat.tokenizer.get_vocab().values()) + 1)
+        states, ids, _ = model.layers(batch) if guide is None else guide.seen(batch)
+        return Side(states[LAST], model.head, ids, max(model.chat.tokenizer.get_vocab().values()) + 1)
 
 
 def _placed(pairs: Sequence[Pair]) -> list[Group]:

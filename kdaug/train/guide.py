@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -17,7 +17,7 @@ from kdaug.chat import Chat
 from kdaug.errors import ConfigError, TrainError
 from kdaug.train.batching import Batch, Document, collate
 from kdaug.train.lesson import Lesson
-from kdaug.train.student import Student, digest, load, replacing
+from kdaug.train.student import LAST, Student, digest, load, replacing
 from kdaug.train.vocabularies import compare_vocabularies
 
 if TYPE_CHECKING:
@@ -28,13 +28,14 @@ LARGEST = 65504.0  # of float16
 
 
 class Guide(Protocol):
-    """The teacher at the N trained tokens of a batch: the states [N, d] that its head [V, d] makes logits of."""
+    """The teacher at the N trained tokens of a batch: its states [N, d], by layer; of the LAST its head [V, d] makes
+    logits."""
 
     @property
     def head(self) -> Tensor: ...
     @property
     def packs(self) -> bool: ...
-    def states(self, batch: Batch, lessons: Sequence[Lesson]) -> Tensor: ...
+    def layers(self, batch: Batch, lessons: Sequence[Lesson], which: Collection[int] = ()) -> Mapping[int, Tensor]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +62,15 @@ class Present:
     def packs(self) -> bool:
         return self.teacher.packs
 
-    def states(self, batch: Batch, lessons: Sequence[Lesson] = ()) -> Tensor:
-        return self.seen(batch)[0]
+    def layers(self, batch: Batch, lessons: Sequence[Lesson] = (), which: Collection[int] = ()) -> Mapping[int, Tensor]:
+        return self.seen(batch, which)[0]
 
-    def seen(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Student.hidden`, without a gradient."""
+    def seen(self, batch: Batch, which: Collection[int] = ()) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+        """As `Student.layers`, without a gradient."""
         import torch
 
         with torch.no_grad(), self.teacher.precision():
-            return self.teacher.hidden(batch)
+            return self.teacher.layers(batch, which)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,15 @@ class Remembered:
     head: Tensor
     packs: bool = True
 
-    def states(self, batch: Batch, lessons: Sequence[Lesson]) -> Tensor:
+    def layers(self, batch: Batch, lessons: Sequence[Lesson], which: Collection[int] = ()) -> Mapping[int, Tensor]:
+        """`which` can be the last alone: no other is kept."""
         import numpy as np
         import torch
 
         numbers = [lesson.number for lesson in lessons if lesson.number is not None]
         spans = [self.kept[self.starts[n] : self.starts[n + 1]] for n in numbers]
-        return torch.from_numpy(np.concatenate(spans)).to(self.head.device, self.head.dtype)
+        states = torch.from_numpy(np.concatenate(spans)).to(self.head.device, self.head.dtype)
+        return dict.fromkeys((LAST, *which), states)
 
 
 def remember(
@@ -124,10 +127,11 @@ def _write(guide: Present, documents: Sequence[Document], length: int, file: Pat
     shape = (starts[-1], guide.head.shape[1])
     kept: Any = np.lib.format.open_memmap(file, mode="w+", dtype=np.float16, shape=shape)  # type: ignore[no-untyped-call]
     for row in guide.teacher.plan([len(d) for d in documents], length):
-        states = guide.states(collate([[documents[i] for i in row]], guide.teacher.chat.pad)).float().cpu()
-        if not bool((states.abs() <= LARGEST).all()):
+        states, _, _ = guide.seen(collate([[documents[i] for i in row]], guide.teacher.chat.pad))
+        last = states[LAST].float().cpu()
+        if not bool((last.abs() <= LARGEST).all()):
             raise TrainError("the teacher's hidden states are too large for float16: leave out cache")
-        for i, part in zip(row, states.split([documents[i].trained for i in row]), strict=True):
+        for i, part in zip(row, last.split([documents[i].trained for i in row]), strict=True):
             kept[starts[i] : starts[i + 1]] = part.numpy()
     kept.flush()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from kdaug.errors import ConfigError
 from kdaug.logprobs import Place
 from kdaug.record import Messages, Record
 from kdaug.train.batching import Document, Encoded, encode, of_kind
-from kdaug.train.origin import origin_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +24,36 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A document with its prompt. `number`: its place in the data; None for what the student has written itself.
-    `view`: what a run has kept of the teacher, if it has."""
+    """A document, with its `prompt` where the student may answer that anew. `number`: its place in the data; None for
+    what the student has written itself. `view`: what a run has kept of the teacher, if it has."""
 
     document: Document
-    prompt: Messages
+    prompt: Messages = ()
     number: int | None = None
     view: View | None = None
 
 
-def lessons_of(data: Any, chat: Chat, length: int) -> tuple[list[Lesson], list[Record], Encoded]:
-    """Completion records, those that have anything to train, as lessons. Raises what `encode` raises."""
-    records = list(of_kind(data, "completion", "train"))
-    encoded = replace(encode(records, "completion", chat, length), origin=origin_of(data, "train"))
-    by_id = {record.id: record for record in records}
-    kept = [by_id[id] for id in encoded.records]
-    documents = (document for (document,) in encoded.documents)
-    return [Lesson(d, r.prompt, n) for n, (d, r) in enumerate(zip(documents, kept, strict=True))], kept, encoded
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The completion records of `data` but for some ids: read anew each time, never held."""
+
+    data: Any
+    but: frozenset[str]
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for record in of_kind(self.data, "completion", "train") if record.id not in self.but)
+
+
+def lessons_of(data: Any, chat: Chat, length: int, *, prompts: bool = True) -> tuple[list[Lesson], Records, Encoded]:
+    """Completion records, those that have anything to train, as lessons, with their `prompts` if wanted.
+
+    Raises what `encode` raises.
+    """
+    data = list(data) if isinstance(data, Iterator) else data
+    encoded = encode(data, "completion", chat, length, beside=lambda record: record.prompt if prompts else ())
+    made = zip(encoded.documents, encoded.beside, strict=True)
+    lessons = [Lesson(document, prompt, n) for n, ((document,), prompt) in enumerate(made)]
+    return lessons, Records(data, frozenset(encoded.dropped)), encoded
 
 
 def run_of(source: str | Path) -> Path:

@@ -50,9 +50,10 @@ def train(
     on_step: OnStep | None,
     held_out: Sequence[Unit] = (),
     begin: Begin[Unit] | None = None,
+    beside: Any = None,
 ) -> None:
     """Train on units (packed rows, pairs) and leave a finished model in the folder. `begin` may change a step's units
-    before it is taken.
+    before it is taken; `beside` is a torch module that is trained with the student and then forgotten.
 
     Interrupted, it leaves a checkpoint of the last whole step; called again, it goes on from there. With `held_out`
     units the best student by these is kept.
@@ -64,7 +65,7 @@ def train(
     folder.threads = torch.get_num_threads()
     cuda = [student.device] if student.device.startswith("cuda") else []
     with torch.random.fork_rng(devices=cuda), joined(student.device) as world:
-        training = Training(how, student, units, objective, folder, held_out, world, begin)
+        training = Training(how, student, units, objective, folder, held_out, world, begin, beside)
         training.resume()
         _advise(training)
         try:

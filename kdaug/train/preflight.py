@@ -48,7 +48,7 @@ def forecast(training: Training[Any]) -> Forecast:
         work = partial(training.gradients, largest, keep=True)
         peak = None
         if training.world.size == 1 or device.startswith("cuda"):
-            there = [*training.model.parameters(), *(w.grad for w in weights if w.grad is not None)]
+            there = [*training.model.parameters(), *weights, *(w.grad for w in weights if w.grad is not None)]
             peak = before + peak_of(work, device, there)
         began = perf_counter()
         training.gradients(usual)
@@ -76,7 +76,10 @@ def tell(training: Training[Any], found: Forecast) -> None:
 
 def lines(training: Training[Any], found: Forecast) -> Iterator[str]:
     how, student, about = training.how, training.student, training.folder.about
-    trained, everything = (sum(p.numel() for p in some) for some in (training.weights.values(), _parameters(training)))
+    parameters = list(training.model.parameters())
+    trained, everything = (
+        sum(p.numel() for p in some) for some in ([p for p in parameters if p.requires_grad], parameters)
+    )
     share = f"all {everything:,} weights" if trained == everything else f"{trained:,} of {everything:,} weights"
     cut = f", {len(about['truncated']):,} cut to {how.length:,}" if about["truncated"] else ""
     yield (
@@ -96,10 +99,6 @@ def lines(training: Training[Any], found: Forecast) -> Iterator[str]:
 
 def _largest(training: Training[Any], number: int) -> Sequence[Any]:
     return sorted(training.units, key=lambda unit: -training.tokens([unit]))[:number]
-
-
-def _parameters(training: Training[Any]) -> list[Any]:
-    return list(training.model.parameters())
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from array import array
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 ASIDE = "bad_batches.jsonl"  # batches whose step was not taken
 EARLY = ("reference.json", "reference.json.tmp")  # what a kill may leave of a training before training.json
+LAST = -1  # a model's last layer, behind its norm: what its head is applied to
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
 
 
@@ -61,7 +63,12 @@ class Student:
             yield
 
     def hidden(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """The N positions that predict a trained token: hidden states [N, d], targets [N], owners [N].
+        """The N positions that predict a trained token: hidden states [N, d], targets [N], owners [N]."""
+        states, targets, owner = self.layers(batch)
+        return states[LAST], targets, owner
+
+    def layers(self, batch: Batch, which: Collection[int] = ()) -> tuple[dict[int, Tensor], Tensor, Tensor]:
+        """As `hidden`, with the states of several layers: the LAST, and `which` (0 is the embeddings).
 
         No attention mask is given: then the model keeps apart documents whose positions restart, while a mask of ones
         would let them see each other. `packs` was tried out when the model was loaded.
@@ -72,8 +79,11 @@ class Student:
         if self.by_document:
             # A mask of four dimensions is passed on as it is, and this attention looks at none.
             how |= {"documents": batch.sizes[0], "attention_mask": batch.ids.new_empty(1, 1, 1, 1)}
-        states = self.model.base_model(input_ids=batch.ids, position_ids=batch.positions, **how)
-        return states.last_hidden_state[wanted], batch.targets[wanted], batch.owner[wanted]
+        base = self.model.base_model
+        with _noted(base, which) as seen:
+            last = base(input_ids=batch.ids, position_ids=batch.positions, **how).last_hidden_state
+        states = {LAST: last} | {n: last if n == len(base.layers) else seen[n] for n in which}
+        return {n: s[wanted] for n, s in states.items()}, batch.targets[wanted], batch.owner[wanted]
 
     def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Of each trained token: its log-probability [N], and which document it belongs to [N]."""
@@ -106,6 +116,33 @@ class Student:
             file.chmod(usual)  # safetensors' own would be for its owner alone
             file.replace(folder / file.name)
         tmp.rmdir()
+
+
+@contextmanager
+def _noted(base: Any, which: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """What some layers make of a batch, by their number: 0 is what the first is given. Our own hooks, as those of
+    transformers note nothing of a model that is sharded."""
+    seen: dict[int, Tensor] = {}
+
+    def before(module: Any, given: Any) -> None:
+        seen[0] = given[0]
+
+    def after(number: int, module: Any, given: Any, made: Any) -> None:
+        seen[number] = made[0] if isinstance(made, tuple) else made
+
+    layers = getattr(base, "layers", ())
+    if which and not layers:
+        raise ConfigError(
+            f"{type(base).__name__} has no list of layers whose states could be matched: leave out hidden"
+        )
+    handles = [layers[n - 1].register_forward_hook(partial(after, n)) for n in which if n]
+    if 0 in which:
+        handles.append(layers[0].register_forward_pre_hook(before))
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def locate(name: str | Path) -> Path:

@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from time import perf_counter
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import orjson
 
-from kdaug.errors import ConfigError, TrainError
+from kdaug.errors import TrainError
 from kdaug.train.average import Average
 from kdaug.train.batching import Document
 from kdaug.train.checkpoint import check_facts, read_state, write_state
@@ -98,6 +98,7 @@ class Training(Generic[Unit]):
         held_out: Sequence[Unit] = (),
         world: World = ALONE,
         begin: Begin[Unit] | None = None,
+        beside: Any = None,
     ) -> None:
         import torch
 
@@ -106,16 +107,18 @@ class Training(Generic[Unit]):
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
         self.steps = how.taken(len(units))
         self.step, self.seconds, self.whole = 0, 0.0, True
-        if how.lora_rank and world.size > 1:
-            raise ConfigError(f"lora_rank={how.lora_rank}: LoRA trains in one process, so leave torchrun out")
-        torch.manual_seed(how.seed + world.rank)
-        self.adapter = Adapter(student.model, how, folder.about["student"]) if how.lora_rank else None
+        torch.manual_seed(how.seed)
+        self.adapter = self._adapt(student.model)  # alike in all processes
+        if world.rank:
+            torch.manual_seed(how.seed + world.rank)
         self.model = student.model.train()
         if how.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if world.size > 1:
-            shard(student, world)
+            shard(student, world, beside)
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if beside is not None:
+            self.weights |= {f"beside.{name}": p for name, p in beside.named_parameters()}
         groups = [
             {"params": [p for p in self.weights.values() if p.ndim > 1], "weight_decay": how.weight_decay},
             {"params": [p for p in self.weights.values() if p.ndim <= 1], "weight_decay": 0.0},  # norms and biases
@@ -244,9 +247,20 @@ class Training(Generic[Unit]):
         if best := read_state(self.folder.best, self.folder.facts, self.student.device):
             self._put(best["weights"])
             told |= {"best_step": best["step"], "held_out": best["loss"]}
-        if self.adapter is not None:
-            self.adapter.merge(self.folder.path)
-        return gathered(self.student) if self.world.size > 1 else self.student, told
+        student, adapter = self.student, self.adapter
+        if self.world.size > 1:
+            weights = gathered(student)
+            plain = type(student.model)(student.model.config)
+            adapter = self._adapt(plain)
+            plain.load_state_dict(weights)
+            student = replace(student, model=plain)
+        if adapter is not None and self.world.first:
+            adapter.merge(self.folder.path)
+        return student, told
+
+    def _adapt(self, model: Any) -> Adapter | None:
+        """The model with LoRA's matrices, if they are wanted."""
+        return Adapter(model, self.how, self.folder.about["student"]) if self.how.lora_rank else None
 
     def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

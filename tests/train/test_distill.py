@@ -174,6 +174,30 @@ def test_what_the_teacher_says_is_kept_for_another_student(
         other.fit(list(data)[1:], student=tiny, teacher=teacher, out=tmp_path / "third", cache=cache)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_hidden_states_are_drawn_to_the_teachers(
+    tiny: Path, teacher: Path, run: Path, tmp_path: Path, cached: bool
+) -> None:
+    """Through a projection that is trained and resumed with the student, and is no part of it."""
+    how = replace(FAST, hidden=5.0, hidden_layers=1 if cached else 0, hidden_projection="xavier")
+    given: dict[str, Any] = {"student": tiny, "teacher": teacher, "cache": tmp_path / "cache" if cached else None}
+    whole = how.fit(kd.Dataset(run), out=tmp_path / "whole", **given)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["hidden"] < 0.95 * lines[0]["hidden"]
+    for line in lines:
+        assert line["loss"] == pytest.approx(line["divergence"] + 5 * line["hidden"], rel=1e-5)
+    assert load_file(whole / "model.safetensors").keys() == load_file(tiny / "model.safetensors").keys()
+
+    def interrupt(step: Step) -> None:
+        if step.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        how.fit(kd.Dataset(run), out=tmp_path / "parts", on_step=interrupt, **given)
+    how.fit(kd.Dataset(run), out=tmp_path / "parts", **given)
+    assert losses(tmp_path / "parts") == losses(whole)
+
+
 def test_an_interrupted_distillation_goes_on_as_if_nothing_had_been(
     tiny: Path, teacher: Path, run: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +278,10 @@ def test_a_teacher_that_is_remade_samples_the_current_student(tiny: Path, teache
         ({"on_policy": 0.5}, {}, "knows nothing of what the student says"),
         ({"on_policy": 0.5}, {"teacher": True, "cache": "c"}, "a cache knows nothing"),
         ({"on_policy": 0.5, "alpha": 0.5}, {"teacher": True}, "in its own words"),
+        ({"hidden": 1.0}, {}, "hidden states are those of a --teacher"),
+        ({"hidden": 1.0, "divergence": "gold"}, {"teacher": True}, "hidden states are those of a --teacher"),
+        ({"hidden": 1.0}, {"teacher": True, "cache": "c"}, "give hidden_layers=1"),
+        ({"hidden": 1.0, "hidden_layers": 9}, {"teacher": True}, "the student has 2"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kdaug.errors import ConfigError
-from kdaug.train.features import Measure, feature_loss, hidden_distance, layer_map, projections
+from kdaug.train.features import Measure, feature_distance, hidden_distance, layer_map, projections
 
 STUDENT, TEACHER = torch.tensor([[1.0, 2, 3]]).double(), torch.tensor([[2.0, 2, 1]]).double()
 
@@ -18,41 +18,20 @@ def test_distances_by_hand() -> None:
 
 
 @pytest.mark.parametrize("measure", ["mse", "cosine"])
-def test_equal_states_are_no_distance_apart_and_garbage_does_not_count(measure: Measure) -> None:
+def test_equal_states_are_no_distance_apart_and_the_projection_learns(measure: Measure) -> None:
     generator = torch.Generator().manual_seed(0)
-    states = [torch.randn(2, 3, 4, generator=generator) for _ in range(3)]
-    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    states = {i: torch.randn(3, 4, generator=generator).requires_grad_() for i in (1, 2)}
     pairs = {1: 1, 2: 2}
-    same = projections(pairs, 4, 4, "identity")
-    assert feature_loss(states, states, pairs, same, mask, measure).item() == pytest.approx(0, abs=1e-6)
+    same = feature_distance(states, states, pairs, projections(pairs, 4, 4), measure)
+    torch.testing.assert_close(same, torch.zeros(3), atol=1e-6, rtol=0)
     learned = projections(pairs, 4, 6)
-    teacher = [torch.randn(2, 3, 6, generator=generator) for _ in range(3)]
-    losses, gradients = [], []
-    for garbage in (0.0, float("nan")):
-        ours, theirs = (
-            [torch.where(mask.bool()[..., None], h, garbage).requires_grad_() for h in side]
-            for side in (states, teacher)
-        )
-        loss = feature_loss(ours, theirs, pairs, learned, mask, measure)
-        found = torch.autograd.grad(loss, [*ours[1:], *learned.parameters()])
-        assert (
-            torch.autograd.grad(feature_loss(ours, theirs, pairs, learned, mask), theirs, allow_unused=True)
-            == (None,) * 3
-        )
-        losses.append(loss.detach())
-        gradients.append(torch.cat([g.flatten() for g in found]))
-    assert torch.equal(*losses)
-    assert torch.equal(*gradients)
-    by_hand = sum(
-        hidden_distance(learned[str(i)](states[i][mask.bool()]), teacher[i][mask.bool()], measure).mean()
-        for i in (1, 2)
-    )
-    torch.testing.assert_close(losses[0], by_hand.detach() / 2)
-
-
-def test_no_token_gives_nothing() -> None:
-    states = [torch.randn(1, 3, 4)] * 2
-    assert feature_loss(states, states, {1: 1}, projections({1: 1}, 4, 4), torch.zeros(1, 3)).item() == 0.0
+    teacher = {i: torch.randn(3, 6, generator=generator).requires_grad_() for i in (1, 2)}
+    found = feature_distance(states, teacher, pairs, learned, measure)
+    by_hand = [hidden_distance(learned[str(i)](states[i]), teacher[i], measure) for i in (1, 2)]
+    torch.testing.assert_close(found, (by_hand[0] + by_hand[1]) / 2)
+    wanted = [*states.values(), *learned.parameters()]
+    assert all(bool(g.any()) for g in torch.autograd.grad(found.sum(), wanted, retain_graph=True))
+    assert torch.autograd.grad(found.sum(), list(teacher.values()), allow_unused=True) == (None, None)
 
 
 def test_layers_are_matched_by_depth() -> None:
@@ -68,6 +47,7 @@ def test_projections_begin_as_they_are_told_and_alike() -> None:
     assert torch.equal(first["1"].weight, again["1"].weight)
     assert first["1"].weight.shape == (5, 3)
     assert not projections({1: 1}, 3, 5, "zero")["1"].weight.any()
+    assert torch.equal(projections({1: 1}, 3, 3)["1"].weight, torch.eye(3))
     with pytest.raises(ConfigError, match="equal widths"):
         projections({1: 1}, 3, 5, "identity")
 

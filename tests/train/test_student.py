@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
-from kdaug.train.student import digest, replacing
+from kdaug.train.batching import IGNORE, Document, collate
+from kdaug.train.student import digest, load, replacing
 
 
 def test_a_student_is_known_by_its_content_not_its_path(tmp_path: Path, make_model: Callable[..., Path]) -> None:
@@ -47,3 +50,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         tmp.write_text("new")
     assert [f.name for f in tmp_path.iterdir()] == ["state"]
     assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_states_of_all_layers_are_the_models_own_and_have_a_gradient(tiny: Path, checkpointing: bool) -> None:
+    student = load(tiny, Chat.load(tiny), "cpu", "float32")
+    ids = array("i", range(5, 15))
+    document = Document(ids, array("i", [*ids[1:], IGNORE]))
+    model = student.model.train()
+    whole = model(input_ids=torch.tensor([ids.tolist()]), output_hidden_states=True).hidden_states
+    expected = torch.autograd.grad(whole[1][0, :-1].square().sum(), model.model.layers[0].mlp.up_proj.weight)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    states, _, _ = student.layers(collate([[document]], 0), [0, 1, 2])
+    for n, state in states.items():
+        torch.testing.assert_close(state, whole[n][0, :-1])  # -1, too: the last
+    found = torch.autograd.grad(states[1].square().sum(), model.model.layers[0].mlp.up_proj.weight)
+    torch.testing.assert_close(found, expected)
