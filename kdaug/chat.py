@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from kdaug.errors import BadRequest, ConfigError
+from kdaug.errors import BadRequest, ConfigError, shorten
 from kdaug.record import Json, Message, Messages
 from kdaug.teacher import Continues
 
@@ -49,13 +49,17 @@ class Chat:
 
     @classmethod
     def load(cls, folder: str | Path) -> Chat:
-        """The chat of a model's folder. Raises ConfigError as `of` does."""
+        """The chat of a model's folder. Raises ConfigError as `of` does, and for a tokenizer that cannot be read."""
         from transformers import AutoTokenizer, GenerationConfig
 
         more = None
-        if (Path(folder) / "generation_config.json").is_file():
-            more = GenerationConfig.from_pretrained(folder).eos_token_id
-        return cls.of(str(folder), AutoTokenizer.from_pretrained(folder), more)
+        try:
+            if (Path(folder) / "generation_config.json").is_file():
+                more = GenerationConfig.from_pretrained(folder).eos_token_id
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        except (OSError, ValueError, KeyError) as e:
+            raise ConfigError(f"the tokenizer in {folder} cannot be read: {shorten(str(e), 300)}") from e
+        return cls.of(str(folder), tokenizer, more)
 
     @classmethod
     def of(cls, name: str, tokenizer: Any, more_ends: int | list[int] | None = None) -> Chat:

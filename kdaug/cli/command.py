@@ -28,7 +28,7 @@ def add(commands: Any, name: str, command: Command, summary: str, example: str) 
     """`summary` is a sentence; `example` a command that a user may type."""
     made: argparse.ArgumentParser = commands.add_parser(
         name,
-        help=summary[0].lower() + summary[1:].rstrip("."),
+        help=(summary if summary[:2].isupper() else summary[0].lower() + summary[1:]).rstrip("."),
         description=summary,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

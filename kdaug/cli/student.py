@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from typing import Any, get_args, get_type_hints
 
 from kdaug.cli.command import add, folder, say, speaking
+from kdaug.errors import ConfigError
 
 EVERY = 10.0  # seconds between lines of progress
 
@@ -60,15 +61,23 @@ def add_train(commands: Any, with_options: bool) -> None:
             "--data", required=True, metavar="PATH", help="a run, a dataset, or any file that seeds may be"
         )
         sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
-        sub.add_argument("--out", type=folder, required=True, metavar="DIR", help="where the student is written")
+        sub.add_argument("--out", type=folder, metavar="DIR", help="where the student is written; not for --inspect")
         sub.add_argument("--split", default="train", help="the split to train on (train)")
-        sub.add_argument("--inspect", type=int, metavar="N", help="show N records as they would be trained, and stop")
+        sub.add_argument(
+            "--inspect", type=_number, metavar="N", help="show N records as they would be trained, and stop"
+        )
         if method is Distill:
             _add_teaching(sub)
         hints = get_type_hints(method)
         for field, about in described(method).items():
             kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
             _add_setting(sub, field, about, kind)
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of records")
+    return int(text)
 
 
 def _add_teaching(sub: argparse.ArgumentParser) -> None:
@@ -95,9 +104,11 @@ def _train(given: argparse.Namespace) -> int:
     settings = {k.removeprefix("field_"): v for k, v in vars(given).items() if k.startswith("field_") and v is not None}
     trainer = given.method(**settings)
     data = read(given.data, split=given.split)
-    if given.inspect:
+    if given.inspect is not None:
         print(_inspected(trainer, data, given.student, given.inspect))
         return 0
+    if given.out is None:
+        raise ConfigError("give --out DIR, the folder that the student is written to")
     teaching = {name: vars(given)[name] for name in ("teacher", "run", "cache") if vars(given).get(name) is not None}
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started
     with speaking() if first else nullcontext():

@@ -36,8 +36,10 @@ Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
-    "preference": "pairs are for DPO; for SFT on the better answer use record.child(by=…, rejected=None)",
-    "unpaired": "answers labelled good or bad are for KTO; for SFT keep the good ones: record.child(by=…, label=None)",
+    "preference": "pairs are for `train preference` and `train reward`; for SFT on the better answer use "
+    "record.child(by=…, rejected=None)",
+    "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones: "
+    "record.child(by=…, label=None)",
     "completion": "single answers are for SFT, or for rrhf and pro if scored; DPO needs a rejected one as well",
 }
 

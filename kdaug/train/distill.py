@@ -29,6 +29,7 @@ from kdaug.train.guide import Guide, Present, alone, remember, shared_vocabulary
 from kdaug.train.lesson import Lesson, lessons_of, run_of
 from kdaug.train.loop import OnStep, train
 from kdaug.train.losses import linear_divergence, linear_logprobs, linear_top_k_divergence
+from kdaug.train.memory import enough
 from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
 from kdaug.train.settings import Settings, setting
 from kdaug.train.stored import Stored
@@ -104,7 +105,7 @@ class Distill(Settings):
         stored = Stored(run_of(source_run), chat) if expert is None else None
         folder = Folder(Path(out), self, student, source, encoded, expert)
         if not folder.finished:
-            with threads():
+            with threads(), enough(device):
                 pupil = load(source, chat, device, self.dtype)
                 task: Task[Any]
                 if stored is not None:

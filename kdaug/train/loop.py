@@ -78,13 +78,6 @@ def train(
             saved = f"step {training.step} of {training.steps} is saved, and the same command goes on from there"
             done = saved if training.save() else "the same command goes on from the last checkpoint"
             raise Interrupted(e.number if isinstance(e, Interrupted) else signal.SIGINT, done) from e
-        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as e:
-            if not _out_of_memory(e):
-                raise
-            raise TrainError(
-                f"step {training.step + 1}: out of memory on {student.device}: lower batch and raise accumulate, lower "
-                "length, or use gradient_checkpointing=True"
-            ) from e
         kept, told = training.settle()
         if world.first:
             _finish(training, kept, told)
@@ -116,14 +109,6 @@ def _take_steps(training: Training[Any], on_step: OnStep | None) -> None:
                 training.save()
             training.stop.signal = int(world.most(training.stop.signal))
             training.stop.check()
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Of a CPU's memory torch says it in words only."""
-    import torch
-
-    named = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return named or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def _advise(training: Training[Any]) -> None:

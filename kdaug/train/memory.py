@@ -1,15 +1,36 @@
-"""How much memory a training will take: measured on its largest batch, before the first step."""
+"""How much memory a training will take, measured on its largest batch before the first step; and where it gives out."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kdaug.errors import TrainError
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LESS = "lower batch and raise accumulate, lower length, use gradient_checkpointing or lora_rank"
+
+
+@contextmanager
+def enough(device: str) -> Iterator[None]:
+    """Raises TrainError where memory gives out within."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError, MemoryError) as e:
+        named = isinstance(e, torch.OutOfMemoryError | MemoryError)
+        # Of a CPU's memory torch says it in words only.
+        if not (named or "not enough memory" in str(e) or "can't allocate memory" in str(e)):
+            raise
+        raise TrainError(f"out of memory on {device}: {LESS}") from e
 
 
 def peak_of(work: Callable[[], object], device: str, there: Iterable[Tensor]) -> int:

@@ -21,6 +21,7 @@ from kdaug.errors import ConfigError
 from kdaug.record import Record
 from kdaug.train.batching import Encoded, Trainable, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
+from kdaug.train.memory import enough
 from kdaug.train.pairs import Pair, PairObjective
 from kdaug.train.preference_losses import F_DIVERGENCES, PREFERENCE_LOSSES, kto, kto_weights
 from kdaug.train.ranked import RANKING_LOSSES, RankedObjective, rankings
@@ -93,7 +94,7 @@ class Preference(Settings):
         how = self._settled(encoded)
         folder = Folder(Path(out), how, student, source, encoded)
         if not folder.finished:
-            with threads():
+            with threads(), enough(device):
                 pupil = load(source, chat, device, self.dtype)
                 prepare = _PREPARE[self.kind]
                 units, objective = prepare(how, pupil, encoded, folder)

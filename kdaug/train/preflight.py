@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Any
 
 from kdaug.terms import terms_of
-from kdaug.train.memory import capacity, in_use, peak_of, peak_so_far
+from kdaug.train.memory import LESS, capacity, in_use, peak_of, peak_so_far
 from kdaug.train.training import Training
 
 _log = logging.getLogger(__name__)
@@ -68,10 +68,7 @@ def tell(training: Training[Any], found: Forecast) -> None:
     for line in lines(training, found):
         _log.info("%s", line)
     if found.memory is not None and found.memory > found.capacity:
-        _log.warning(
-            "memory: more than there is; lower batch and raise accumulate, lower length, use gradient_checkpointing or "
-            "lora_rank"
-        )
+        _log.warning("memory: more than there is; %s", LESS)
 
 
 def lines(training: Training[Any], found: Forecast) -> Iterator[str]:

@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdaug.chat import Chat
-from kdaug.device import pick_device, quiet, threads
-from kdaug.errors import BadRequest, ConfigError, TrainError, shorten
+from kdaug.device import pick_device, threads
+from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
 from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
+from kdaug.train.memory import enough
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
-from kdaug.train.student import TOLERANCE, Folder, Student, locate, precision_of
+from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +65,7 @@ class RewardModel(Settings):
         judged = encode_held_out(data, chat, self, documents=_whole, beside=self._beside)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
-            with threads():
+            with threads(), enough(device):
                 model = load_scorer(source, chat, device, self.dtype, self.seed)
                 _set_pad(model, {d.ids[-1] for pair in encoded.documents for d in pair})
                 objective = BradleyTerry(model, self.length, self.centring, bool(self.soft))
@@ -148,12 +149,9 @@ def load_scorer(folder: Path, chat: Chat, device: str, dtype: str, seed: int) ->
     from transformers import AutoModelForSequenceClassification
 
     half, own = precision_of(folder, device, dtype)
-    try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(seed)
-            model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
-    except (ValueError, RuntimeError) as e:
-        raise ConfigError(f"{chat.name} cannot become a reward model: {shorten(str(e), 300)}") from e
+    with torch.random.fork_rng(devices=[]), loading(folder):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     if not hasattr(model, "score"):
         raise ConfigError(f"{chat.name} ({model.config.model_type}) is no decoder: its score is not of the last token")
     return _packed(Student(model.to(device), chat, device, half, own))

@@ -14,6 +14,7 @@ from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.train.batching import Document, Encoded, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
+from kdaug.train.memory import enough
 from kdaug.train.settings import Settings
 from kdaug.train.student import Folder, Student, load, locate
 
@@ -42,7 +43,7 @@ class SFT(Settings):
         judged = encode_held_out(data, chat, self)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
-            with threads():
+            with threads(), enough(device):
                 pupil = load(source, chat, device, self.dtype)
                 rows = _rows(pupil, encoded, self.length)
                 held_out = _rows(pupil, judged, self.length) if judged else ()

@@ -167,6 +167,18 @@ def _download(repository: str) -> Path:
         raise ConfigError(f"no folder {repository!r} here, and it cannot be had from the Hub: {shorten(str(e))}") from e
 
 
+@contextmanager
+def loading(model: str | Path) -> Iterator[None]:
+    """For transformers to load a model in. Raises ConfigError for one that is torn, or of no kind that they know."""
+    from safetensors import SafetensorError
+
+    try:
+        with quiet():
+            yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
+        raise ConfigError(f"{model} cannot be loaded: {shorten(str(e), 300)}") from e
+
+
 def precision_of(folder: Path, device: str, dtype: str) -> tuple[bool, Any]:
     """Whether to compute in bfloat16, and the type that the model's weights came in. Raises ConfigError."""
     import torch
@@ -187,7 +199,7 @@ def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     from transformers import AutoModelForCausalLM
 
     half, own = precision_of(folder, device, dtype)
-    with quiet():
+    with loading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     student = Student(model, chat, device, half, own)
     return _by_document(student) or replace(student, packs=_keeps_apart(student))

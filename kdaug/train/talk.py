@@ -9,9 +9,9 @@ from typing import Any
 
 from kdaug.chat import Chat, split_thought
 from kdaug.device import computes_in_half, pick_device, quiet, threads
-from kdaug.errors import BadRequest, ConfigError, shorten
+from kdaug.errors import BadRequest
 from kdaug.record import Message, Messages
-from kdaug.train.student import locate
+from kdaug.train.student import loading, locate
 
 Say = Callable[[str], object]
 
@@ -28,17 +28,13 @@ class Talker:
     @classmethod
     def load(cls, name: str, device: str = "auto") -> Talker:
         """By a folder, a GGUF file or a Hub id. Raises ConfigError where there is no such model, or it cannot chat."""
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM
 
         place, folder = pick_device(device), locate(name)
         dtype = "bfloat16" if computes_in_half(place) else "float32"
-        try:
-            with quiet():
-                chat = Chat.load(folder)
-                model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(place).eval()
-        except (OSError, ValueError, KeyError, ImportError, SafetensorError) as e:
-            raise ConfigError(f"{name} cannot be loaded: {shorten(str(e), 300)}") from e
+        with loading(name):
+            chat = Chat.load(folder)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(place).eval()
         positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         return cls(name, model, chat, positions or 1 << 30)
 

@@ -185,5 +185,5 @@ def test_out_of_memory_says_what_to_lower(
         return torch.empty(1 << 60)
 
     monkeypatch.setattr(Likelihood, "loss", full)
-    with pytest.raises(TrainError, match="step 1: out of memory on cpu: lower batch and raise accumulate"):
+    with pytest.raises(TrainError, match="out of memory on cpu: lower batch and raise accumulate"):
         FAST.fit(answers, student=tiny, out=out)
