@@ -130,7 +130,7 @@ def _noted(base: Any, which: Collection[int]) -> Iterator[dict[int, Tensor]]:
     def after(number: int, module: Any, given: Any, made: Any) -> None:
         seen[number] = made[0] if isinstance(made, tuple) else made
 
-    layers = getattr(base, "layers", ())
+    layers: Any = getattr(base, "layers", ())
     if which and not layers:
         raise ConfigError(
             f"{type(base).__name__} has no list of layers whose states could be matched: leave out hidden"
