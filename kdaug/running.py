@@ -22,16 +22,17 @@ from kdaug.dropped import write_dropped
 from kdaug.engine import Engine
 from kdaug.errors import ConfigError, JournalError, KdaugError
 from kdaug.facts import Teller, stage_name
+from kdaug.identity import Identity
 from kdaug.journal import Failed, Journal
 from kdaug.judges import judges_of
 from kdaug.progress import Log, watching
-from kdaug.recipe import Recipe, check_roles, differences, roles_of, with_caps
-from kdaug.record import Json, Record
+from kdaug.recipe import Recipe, check_roles, roles_of, with_caps
+from kdaug.record import Record
 from kdaug.rows import Rows
-from kdaug.seeds import Seeds, ids_of, packed_of
+from kdaug.seeds import Seeds
 from kdaug.selector import Chosen, choose
 from kdaug.source import hold_out
-from kdaug.stage import Ending, resolve_windows
+from kdaug.stage import Ending
 from kdaug.teacher import Teacher, lets_go
 
 
@@ -168,7 +169,9 @@ class _Run:
             journal = Journal(self._out)
             try:
                 self.log.path = self._out / "log.txt"
-                windows = self._settle_identity(journal)
+                windows = Identity(
+                    journal, self._out, self._recipe, self._tell.description, self.teachers, self.log.say
+                ).settle()
                 self._say_what_is_taken()
                 self.engine = self._engine(journal, windows)
                 self._write_facts(self._tell.beginning())
@@ -234,32 +237,6 @@ class _Run:
         except OSError as e:
             raise ConfigError(f"cannot write to {self._out}: {e.strerror}. Choose another --out") from e
 
-    def _settle_identity(self, journal: Journal) -> list[int]:
-        """A folder belongs to one recipe; its windows stay what they were, as the draws of a pool depend on them."""
-        mine, known = self._tell.description, journal.meta("recipe")
-        if known is None and (self._out / "dataset").exists():
-            raise ConfigError(
-                f"{self._out} has a dataset, but its journal.sqlite is empty: put the journal back, or choose another "
-                "--out (to run it anew here would write over the dataset)"
-            )
-        changed = [d for d in differences(known or {}, mine) if not d.startswith("name:")]
-        if known is None or (changed and self._is_blank(journal)):
-            windows = resolve_windows(self._recipe.source, self._recipe.stages, self.teachers, self._recipe.target)
-            journal.set_meta("windows", list(windows))
-            journal.set_meta("slots", max((t.concurrency for t in self.teachers.values()), default=1))
-            seeds = self._recipe.source.seeds
-            journal.set_seeds(zip(ids_of(seeds), packed_of(seeds), strict=True))
-            journal.set_meta("recipe", mine)
-            self._settle_options(journal)
-            return windows
-        if changed:
-            other = "other data" if all(d.startswith("source.holds") for d in changed) else "another recipe"
-            raise ConfigError(f"{self._out} holds the run of {other} ({'; '.join(changed[:5])}): choose another --out")
-        windows = journal.meta("windows")
-        self.log.say(f"resuming {self._out}: {journal.committed(len(windows) - 1)} jobs of the last stage are known")
-        self._settle_options(journal)
-        return list(windows)
-
     def _say_what_is_taken(self) -> None:
         """Seeds and teachers as they were understood."""
         source, asked = self._recipe.source, roles_of(self._recipe)
@@ -272,32 +249,6 @@ class _Run:
                 self.log.say(f"{role}: {self.teachers['teacher'].name}, the teacher itself (no {role} was given)")
         for role in sorted(self.teachers.keys() - asked - {"teacher"}):
             self.log.say(f"{role}: {self.teachers[role].name}, whom nothing in this recipe asks")
-
-    def _is_blank(self, journal: Journal) -> bool:
-        """Whether nothing was ever sent from this folder."""
-        stages = range(len(journal.meta("windows")))
-        asked = any(journal.asked(stage) or journal.committed(stage) for stage in stages) or journal.reservations()
-        return not asked and not any(path.is_file() for path in (self._out / "teachers").rglob("*"))
-
-    def _settle_options(self, journal: Journal) -> None:
-        """What may change from one part of a run to the next; a change that shows in the dataset is said."""
-        recipe = self._recipe
-        now: dict[str, Json] = {role: teacher.name for role, teacher in self.teachers.items()}
-        for role, name in (journal.meta("teachers") or {}).items():
-            if now.get(role, name) != name and not self._is_blank(journal):
-                self.log.say(f"the {role} was {name}: its replies are kept, new calls go to {now[role]}")
-        journal.set_meta("teachers", now)
-        before = journal.meta("options") or {}
-        if before.get("holdout", recipe.holdout) != recipe.holdout:
-            self.log.say(f"holdout was {before['holdout']}, is {recipe.holdout} now: the splits are made anew")
-        if recipe.target and recipe.target < (before.get("target") or 0):
-            self.log.say(f"target was {before['target']}, is {recipe.target} now: the dataset has the first of them")
-        select = recipe.describe_selection()
-        if before.get("select") and before["select"] != select:
-            self.log.say(
-                f"another selection ({'; '.join(differences(before['select'], select)[:5])}): the dataset is made anew"
-            )
-        journal.set_meta("options", {"holdout": recipe.holdout, "target": recipe.target, "select": select})
 
     # -- what a run leaves behind ----------------------------------------------------------------------------------
 

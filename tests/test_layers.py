@@ -46,6 +46,7 @@ ROWS = (
         *(
             "recipe",
             "facts",
+            "identity",
             "running",
             "progress",
             "read",
