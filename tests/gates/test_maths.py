@@ -44,6 +44,6 @@ def test_equal_in_value(answer: str, reference: Json, expected: str | None) -> N
 
 
 def test_what_hangs_is_ended_and_the_next_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(equality, "_worker", Worker("kdaug.equality", cpu=1, memory=4096))
+    monkeypatch.setattr(equality, "_worker", Worker("kdaug.equality", cpu=2, memory=4096))
     assert reason("\\boxed{10^{10^{10}}}", "\\boxed{3^{10^{11}}}") in ("maths:timeout", "maths:wrong")
     assert reason("\\boxed{\\frac{2}{4}}", "0.5") is None
