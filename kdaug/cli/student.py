@@ -30,7 +30,6 @@ def add_train(commands: Any, with_options: bool) -> None:
     from kdaug.train.distill import Distill
     from kdaug.train.preference import Preference
     from kdaug.train.reward import RewardModel
-    from kdaug.train.settings import described
     from kdaug.train.sft import SFT
 
     methods = train.add_subparsers(title="methods", metavar="METHOD", required=True)
@@ -49,29 +48,33 @@ def add_train(commands: Any, with_options: bool) -> None:
         ("dpo", Preference, "The same: direct preference optimization is its default."),
         ("reward", RewardModel, "A reward model on preference records, which the gate `reward` takes."),
     ):
-        sub = add(
-            methods,
-            name,
-            _train,
-            summary,
-            f"kdaug train {name} --data runs/x --student local-or-hub-model --out models/x --epochs 2",
-        )
-        sub.set_defaults(method=method)
-        sub.add_argument(
-            "--data", required=True, metavar="PATH", help="a run, a dataset, or any file that seeds may be"
-        )
-        sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
-        sub.add_argument("--out", type=folder, metavar="DIR", help="where the student is written; not for --inspect")
-        sub.add_argument("--split", default="train", help="the split to train on (train)")
-        sub.add_argument(
-            "--inspect", type=_number, metavar="N", help="show N records as they would be trained, and stop"
-        )
+        sub = _add_method(methods, name, method, summary)
         if method is Distill:
-            _add_teaching(sub)
-        hints = get_type_hints(method)
-        for field, about in described(method).items():
-            kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
-            _add_setting(sub, field, about, kind)
+            _add_teaching(sub.add_argument_group("where the teacher's view comes from"))
+
+
+def _add_method(methods: Any, name: str, method: type[Any], summary: str) -> argparse.ArgumentParser:
+    """A trainer's own options are its fields."""
+    from kdaug.train.settings import described
+
+    sub = add(
+        methods,
+        name,
+        _train,
+        summary,
+        f"kdaug train {name} --data runs/x --student local-or-hub-model --out models/x --epochs 2",
+    )
+    sub.set_defaults(method=method)
+    sub.add_argument("--data", required=True, metavar="PATH", help="a run, a dataset, or any file that seeds may be")
+    sub.add_argument("--student", required=True, metavar="MODEL", help="a folder, a Hub id, or smollm2")
+    sub.add_argument("--out", type=folder, metavar="DIR", help="where the student is written; not for --inspect")
+    sub.add_argument("--split", default="train", help="the split to train on (train)")
+    sub.add_argument("--inspect", type=_number, metavar="N", help="show N records as they would be trained, and stop")
+    hints = get_type_hints(method)
+    for field, about in described(method).items():
+        kind = next((k for k in (bool, int, float, str) if k in (hints[field], *get_args(hints[field]))), None)
+        _add_setting(sub, field, about, kind)
+    return sub
 
 
 def _number(text: str) -> int:
@@ -80,8 +83,7 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _add_teaching(sub: argparse.ArgumentParser) -> None:
-    """Where the teacher's view comes from."""
+def _add_teaching(sub: Any) -> None:
     sub.add_argument("--teacher", metavar="MODEL", help="a model of the student's vocabulary, in memory beside it")
     sub.add_argument("--run", metavar="DIR", help="without a teacher: the run that the records are of (that of --data)")
     sub.add_argument("--cache", metavar="DIR", help="with a teacher: where what it says about the data is kept")
@@ -91,10 +93,12 @@ def _add_setting(sub: argparse.ArgumentParser, field: str, about: dict[str, Any]
     """An option for a trainer's field, with its type and default; none for what no command line can hold."""
     flag, default = "--" + field.replace("_", "-"), about["default"]
     says = (about["says"] if default in (None, "") else f"{about['says']} ({default})").replace("%", "%%")
+    many = len(about["choices"]) >= 5
     if kind is bool:
         sub.add_argument(flag, dest=f"field_{field}", action=argparse.BooleanOptionalAction, help=says)
     elif kind is not None:
-        metavar = "|".join(about["choices"]) if len(about["choices"]) < 5 else "NAME"
+        says += ": " + ", ".join(about["choices"]) if many else ""
+        metavar = "NAME" if many else "|".join(about["choices"])
         sub.add_argument(flag, dest=f"field_{field}", type=kind, metavar=metavar or "X", help=says)
 
 

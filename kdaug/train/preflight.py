@@ -41,23 +41,27 @@ def forecast(training: Training[Any]) -> Forecast:
     device, weights = training.student.device, list(training.weights.values())
     passes = training.how.batch * training.world.size
     largest, usual = _largest(training, passes), training.next_units()[:passes]
-    with torch.random.fork_rng([device] if device.startswith("cuda") else []):
+    cuda, moments = device.startswith("cuda"), list[Any]()
+    with torch.random.fork_rng([device] if cuda else []):
         if training.how.accumulate > 1:  # then gradients of the passes before are there when the largest comes
             training.gradients(usual)
         before = in_use(device)
         work = partial(training.gradients, largest, keep=True)
         peak = None
-        if training.world.size == 1 or device.startswith("cuda"):
+        if training.world.size == 1 or cuda:
             there = [*training.model.parameters(), *weights, *(w.grad for w in weights if w.grad is not None)]
             peak = before + peak_of(work, device, there)
+            if not training.optimizer.state:
+                peak += 2 * sum(w.nbytes for w in weights)  # moments to come
+                if not cuda and peak < capacity(device):
+                    moments = [torch.ones_like(w) for w in weights for _ in range(2)]  # written, so really there
         began = perf_counter()
         training.gradients(usual)
         seconds = perf_counter() - began
         training.optimizer.zero_grad(set_to_none=True)
-    if peak is not None and not device.startswith("cuda"):
-        peak = max(peak, peak_so_far())  # what these passes took; malloc keeps more than the tensors' own bytes
-    if peak is not None and not training.optimizer.state:
-        peak += 2 * sum(w.nbytes for w in weights)  # moments to come
+        del moments
+    if peak is not None and not cuda:
+        peak = max(peak, peak_so_far())  # malloc keeps more than the tensors' own bytes
     speed = training.tokens(usual) / seconds
     left = training.tokens(training.units) * (training.steps - training.step) / training.per_epoch
     return Forecast(peak, capacity(device), left / speed, speed)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,17 @@ def test_two_processes_give_the_curve_of_one_and_go_on_from_each_others_checkpoi
     assert (parts / "checkpoint.pt").is_file() and not list(parts.glob("checkpoint-*.parts"))
     subprocess.run([*TWO, *given, "--out", str(parts)], check=True, stderr=subprocess.DEVNULL)
     assert_same_training(tmp_path / "one", parts)
+
+
+@pytest.mark.slow
+def test_adapters_and_projections_are_shared_out_as_well(
+    given: list[str], tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    teacher = make_model(tmp_path / "teacher", seed=1, layers=3)
+    more = ["--teacher", str(teacher), "--hidden=1", "--lora-rank=4", "--eval-every=0"]
+    for command, name in ((ONE, "one"), (TWO, "two")):
+        distill = [*command[:-1], "distill", *given, *more, "--out", str(tmp_path / name)]
+        subprocess.run(distill, check=True, stderr=subprocess.DEVNULL)
+    assert_same_training(tmp_path / "one", tmp_path / "two")
+    adapters = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    assert all(float((adapters[0][n] - adapters[1][n]).abs().max()) < TOLERANCE for n in adapters[0])
