@@ -67,3 +67,14 @@ def test_states_of_all_layers_are_the_models_own_and_have_a_gradient(tiny: Path,
         torch.testing.assert_close(state, whole[n][0, :-1])  # -1, too: the last
     found = torch.autograd.grad(states[1].square().sum(), model.model.layers[0].mlp.up_proj.weight)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_model_that_is_torn_is_one_clear_line(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    folder = make_model(tmp_path / "torn")
+    chat = Chat.load(folder)
+    for name in ("model.safetensors", "tokenizer.json"):
+        (folder / name).write_bytes((folder / name).read_bytes()[:3000])
+    with pytest.raises(ConfigError, match="torn cannot be loaded"):
+        load(folder, chat, "cpu")
+    with pytest.raises(ConfigError, match=r"tokenizer in .*torn cannot be read"):
+        Chat.load(folder)
