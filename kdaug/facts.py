@@ -133,8 +133,9 @@ class Teller:
             yield f"  {_asked(facts)}"
             if words := facts["commonest_failure"]:
                 yield f"  the commonest failure: {words}"
-            if facts["usage"]:
-                yield f"  tokens: {tokens(_in_all(facts['usage'].values()))}"
+            used = _in_all(facts["usage"].values())
+            if used["prompt_tokens"] or used["completion_tokens"] or used["unclear_tokens"]:
+                yield f"  tokens: {tokens(used)}"
         if cost := self._spent(facts["bill"], facts["usage"]):
             yield f"  {cost}"
         if ending.by in GOES_ON and facts["status"] != "finished":

@@ -87,5 +87,5 @@ def test_breaks_and_latency_leave_no_trace_in_the_data(name: str, tmp_path: Path
 def test_a_judge_that_never_says_anything_of_use_drops_all_and_ends_nothing(name: str, reason: str, out: Path) -> None:
     players = dict.fromkeys(("teacher", "second", "third"), Fake(lambda r: "I would rather talk of gardens."))
     outcome = execute(Recipe(Each(SEEDS), [Stage(Pass(), [GATES[name]])]), out, players, log=Log(quiet=True))
-    assert outcome.exit_code == 0 and outcome.facts["kept"] == 0
+    assert outcome.exit_code == 3 and outcome.facts["kept"] == 0
     assert outcome.facts["stages"][0]["dropped"] == {f"parse:{reason}": len(SEEDS)}
