@@ -60,7 +60,7 @@ class Worker:
         if process is not None:
             atexit.unregister(self._end)
             process.kill()
-            with process:  # closes its pipes and waits
+            with suppress(BrokenPipeError), process:  # closes its pipes, perhaps with words in them, and waits
                 pass
 
 

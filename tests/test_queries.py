@@ -129,3 +129,15 @@ def test_the_gate_has_a_reason_for_each(query: str, meta: dict[str, Json], reaso
     gate = Sql(need_rows=True)
     drop = gate.decide(asyncio.run(gate.prepare(record, Scripted(in_turn()))))
     assert (drop.reason if drop else None) == reason
+
+
+def test_a_process_that_was_ended_from_without_is_no_answer_and_the_next_is_answered() -> None:
+    async def ask() -> list[str | None]:
+        first = await queries.run_query("", "SELECT 1")
+        process = queries._worker._process
+        assert first.wrong is None and process is not None
+        process.kill()
+        process.wait()
+        return [(await queries.run_query("", "SELECT 1")).wrong for _ in range(2)]
+
+    assert asyncio.run(ask()) == ["timeout", None]
