@@ -46,6 +46,8 @@ def told(hint: Any) -> str:
         return " | ".join(map(told, args))
     if origin in (dict, Mapping):
         return "a mapping"
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, args))}"
     if args:
         return str(hint).replace("typing.", "")
     return "None" if hint is type(None) else getattr(hint, "__name__", str(hint)).replace("typing.", "")

@@ -80,7 +80,7 @@ class Teller:
         stages = [self._stage(journal, index, engine) for index in range(len(self.recipe.stages))]
         kept = min(stages[-1]["kept"], self.recipe.target or stages[-1]["kept"])
         used = usage(journal)
-        asked = any(row.calls for row in used)
+        asked = any(row.calls for row in used) or any(stage["dropped"] for stage in stages)
         status = "failed" if error is not None else _status(self.recipe, ending, kept, asked)
         selected = {}
         if chosen is not None and self.recipe.select is not None:
@@ -117,7 +117,7 @@ class Teller:
         came = facts.get("selected", {}).get("of", facts["kept"])
         missed = self.recipe.target if came < (self.recipe.target or 0) else None
         count = "" if missed is None else f"; {came:,} of the {missed:,} records wanted are kept"
-        if missed is None and facts["status"] == "stopped" and not facts["kept"] and facts["usage"]:
+        if missed is None and facts["status"] == "stopped" and not facts["kept"]:
             count = "; no record was kept"
         by = "rows" if ending.by == "source" and isinstance(self.recipe.source, Rows) else ending.by
         yield f"{facts['status']}: {ending.why or ENDINGS.get(by, reached)}{count}"

@@ -249,6 +249,8 @@ _READERS: Mapping[str, Callable[[Path], Iterator[Placed]]] = {
     ".yml": _yaml,
 }
 _ENDINGS = ", ".join(_READERS)
+_DATA = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # in a folder; of several of them `datasets` takes one
+_TOLD = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json")
 
 
 def files_of(source: str | Path, split: str = "train", config: str | None = None) -> list[Path]:
@@ -272,7 +274,22 @@ def _folder(path: Path, split: str, config: str | None) -> Iterator[Placed]:
     if not files and holds_documents(path):
         yield from documents_in(path)
     elif not files:
+        _of_one_format(path)
         yield from _datasets(str(path), split, config)
+
+
+def _of_one_format(folder: Path) -> None:
+    """Raises ConfigError for data files of several formats that no card tells apart: some would not be read."""
+    if (folder / "README.md").is_file() or any(
+        (folder / name).is_file() for name in ("dataset_dict.json", "state.json")
+    ):
+        return
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in _DATA and file.name not in _TOLD]
+    if len({file.suffix.lower() for file in files}) > 1:
+        named = ", ".join(str(file.relative_to(folder)) for file in files[:4])
+        raise ConfigError(
+            f"{folder} holds data files of several formats ({named}{', …' if files[4:] else ''}): give each"
+        )
 
 
 def _datasets(source: str, split: str, config: str | None) -> Iterator[Placed]:

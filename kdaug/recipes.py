@@ -263,7 +263,7 @@ def stages_in(file: RecipeFile) -> list[Stage]:
             raise file.error("expected a list of gates, and no `stages` beside it", "gates")
         return stages_of(_gates(file, gates, "gates"))
     if not isinstance(stages, list) or not stages:
-        raise file.error("expected a list with at least one stage", "stages")
+        raise file.error("expected a list with at least one stage (or `gates:`, a list of gates alone)", "stages")
     return [_stage(file, stage, number) for number, stage in enumerate(stages)]
 
 

@@ -254,3 +254,13 @@ def committed(out: Path) -> int:
         return 0
     finally:
         journal.close()
+
+
+def test_where_nothing_is_kept_the_command_says_so_by_its_code_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "gates.yaml"
+    recipe.write_text("gates: [{heuristics: {min_words: 99}}]\n", "utf-8")
+    data, out = jsonl(tmp_path / "data.jsonl", tasks(0, 9)), tmp_path / "run"
+    assert main(["curate", data, "--recipe", str(recipe), "--out", str(out)]) == 3
+    assert "no record was kept" in capsys.readouterr().err

@@ -259,3 +259,10 @@ def test_a_folder_of_another_dataset_is_loaded(tmp_path: Path) -> None:
     assert [r.prompt[0].content for r in read(tmp_path / "theirs", split="test")] == ["c"]
     with pytest.raises(ConfigError, match="dev"):
         read(tmp_path / "theirs", split="dev")
+
+
+def test_a_folder_of_two_formats_is_not_read_in_part(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "Q?", "completion": "A."}\n', "utf-8")
+    (tmp_path / "b.csv").write_text("prompt,completion\nq,a\n", "utf-8")
+    with pytest.raises(ConfigError, match=r"several formats \(a\.jsonl, b\.csv\): give each"):
+        read(tmp_path)

@@ -109,6 +109,9 @@ class Heuristics(Gate):
             raise ConfigError(f"heuristics: max_repetition must be between 0 and 1, not {self.max_repetition!r}")
         if self.language is not None and self.language not in LANGUAGES:
             raise ConfigError(f"heuristics: language must be one of {', '.join(LANGUAGES)}, not {self.language!r}")
+        for name in ("min_words", "max_words"):
+            if (value := getattr(self, name)) is not None and value < 0:
+                raise ConfigError(f"heuristics: {name} must be 0 or more, not {value}")
         if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
             raise ConfigError(f"heuristics: min_words {self.min_words} is more than max_words {self.max_words}")
 
