@@ -38,7 +38,7 @@ from kdaug.teachers.local import Local
 
 JOBS = 2
 MOST_TOKENS = 80  # of a reply
-MOST_CALLS = 24  # of a method; then a run ends by max_calls
+MOST_CALLS = 16  # of a method; then a run ends by max_calls
 ENDS = ("source", "max_jobs", "max_calls")
 LEAST = {
     "samples": 3,
