@@ -135,9 +135,17 @@ def encode_held_out(
     documents: Documents | None = None,
     beside: Callable[[Record], Any] = lambda record: None,
 ) -> Encoded | None:
-    """The held-out records of the dataset that `data` is or was read from, where `how` wants to look at them.
+    """The records of `held_out_of`, encoded."""
+    judged = held_out_of(data, how)
+    if judged is None:
+        return None
+    return encode(judged, how.kind, chat, how.length, "test", documents=documents, beside=beside)
 
-    Raises ConfigError where there are none.
+
+def held_out_of(data: Any, how: Settings) -> Dataset | None:
+    """The dataset that `data` is or was read from, where `how` wants to look at its held-out records.
+
+    Raises ConfigError where it has none.
     """
     if not how.eval_every:
         return None
@@ -148,7 +156,7 @@ def encode_held_out(
             f"eval_every={how.eval_every} needs held-out {how.kind} records: a dataset with a test split (a run with "
             "--holdout 0.1 makes one)"
         )
-    return encode(data, how.kind, chat, how.length, "test", documents=documents, beside=beside)
+    return data
 
 
 def check_truncated(data: Encoded, length: int, allowed: float) -> None:

@@ -21,7 +21,7 @@ from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError, TrainError
 from kdaug.record import Record
 from kdaug.teacher import Sampling
-from kdaug.train.batching import Document, collate
+from kdaug.train.batching import Document, collate, held_out_of
 from kdaug.train.divergences import DIVERGENCES, Tail
 from kdaug.train.features import Matching, Measure, Start
 from kdaug.train.foreign import ACROSS, FromForeign, Pair, pairs_of
@@ -100,31 +100,34 @@ class Distill(Settings):
         self._check(teacher is None, cache is not None)
         device, source = pick_device(self.device), locate(student)
         chat, expert = Chat.load(source), None if teacher is None else Teaching.by(teacher)
-        lessons, records, encoded = lessons_of(data, chat, self.length, prompts=self.on_policy > 0)
+        judged = held_out_of(data, self)
+        lessons, records, encoded = lessons_of(data, chat, self.length, prompts=self.on_policy > 0, held_out=judged)
         source_run = encoded.origin.get("source", "") if run is None else run
         stored = Stored(run_of(source_run), chat) if expert is None else None
+        taught = len(encoded.records)  # the lessons behind these are held out
         folder = Folder(Path(out), self, student, source, encoded, expert)
         if not folder.finished:
             with threads(), enough(device):
                 pupil = load(source, chat, device, self.dtype)
                 task: Task[Any]
                 if stored is not None:
-                    task = self._by_run(pupil, lessons, records, stored)
+                    task = self._by_run(pupil, lessons, records, stored, taught)
                 elif expert is not None and self.divergence in ACROSS:
                     _log.info("%s", compare_vocabularies(source, expert.folder).says)
-                    task = self._by_foreign(pupil, lessons, records, expert.folder)
+                    task = self._by_foreign(pupil, lessons, records, expert.folder, taught)
                 elif expert is not None:
                     vocabulary = shared_vocabulary(chat, source, expert.folder)
                     matching = self._matching(source, expert.folder, device)
-                    task = self._by_teacher(pupil, lessons, expert.folder, vocabulary, cache, sampler, matching)
-                train(self, pupil, task.rows, task.objective, folder, on_step, begin=task.begin, beside=task.beside)
+                    task = self._by_teacher(pupil, lessons, expert.folder, vocabulary, cache, sampler, matching, taught)
+                train(self, pupil, task.rows, task.objective, folder, on_step, task.held_out, task.begin, task.beside)
         return folder.path
 
     def _by_run(
-        self, student: Student, lessons: list[Lesson], records: Iterable[Record], stored: Stored
+        self, student: Student, lessons: list[Lesson], records: Iterable[Record], stored: Stored, taught: int
     ) -> Task[Lesson]:
-        taught, coverage = stored.teach(records, lessons)
-        return Task(rows_of(taught, student.plan, self.length), FromRun(self, student, stored, coverage.top_k))
+        seen, coverage = stored.teach(records, lessons)
+        rows, held_out = rows_of(seen, student.plan, self.length, taught)
+        return Task(rows, held_out, FromRun(self, student, stored, coverage.top_k))
 
     def _by_teacher(
         self,
@@ -135,6 +138,7 @@ class Distill(Settings):
         cache: str | Path | None,
         sampler: Sampler,
         matching: Matching | None,
+        taught: int,
     ) -> Task[Lesson]:
         chat, device = student.chat, student.device
         loading = partial(Present.load, teacher, chat, device, self.dtype)
@@ -144,12 +148,12 @@ class Distill(Settings):
         plan = student.plan if guide.packs else alone
         how = Sampling(self.sampling_temperature, max_tokens=self.max_new_tokens, logprobs=1)
         own = OnPolicy(student, sampler, plan, self.on_policy, how, self.length, self.seed) if self.on_policy else None
-        rows, begin = rows_of(lessons, plan, self.length), None if own is None else own.begin
-        pace = None
+        rows, held_out = rows_of(lessons, plan, self.length, taught)
+        begin, pace = None if own is None else own.begin, None
         if self.divergence == "taid":
             begin = pace = Pace(self.taid_start, self.taken(len(rows)), begin)
         objective = FromTeacher(self, student, guide, vocabulary, pace, matching)
-        return Task(rows, objective, begin, None if matching is None else matching.projection)
+        return Task(rows, held_out, objective, begin, None if matching is None else matching.projection)
 
     def _matching(self, student: Path, teacher: Path, device: str) -> Matching | None:
         if not self.hidden:
@@ -161,7 +165,7 @@ class Distill(Settings):
         return found
 
     def _by_foreign(
-        self, student: Student, lessons: list[Lesson], records: Iterable[Record], teacher: Path
+        self, student: Student, lessons: list[Lesson], records: Iterable[Record], teacher: Path, taught: int
     ) -> Task[Pair]:
         objective = FromForeign.of(
             student,
@@ -174,7 +178,7 @@ class Distill(Settings):
         )
         pairs = pairs_of(lessons, records, student.chat, objective.guide.teacher.chat, self.length)
         plan = student.plan if objective.guide.packs else alone
-        return Task(rows_of(pairs, plan, self.length), objective)
+        return Task(*rows_of(pairs, plan, self.length, taught), objective)
 
     def _check(self, teacherless: bool, cached: bool) -> None:
         """Raises ConfigError for settings that do not go together."""
@@ -187,8 +191,6 @@ class Distill(Settings):
             wrong = f"on_policy={self.on_policy}: a run knows nothing of what the student says; name a teacher"
         elif self.on_policy and cached:
             wrong = f"on_policy={self.on_policy}: a cache knows nothing of what the student says; leave it out"
-        elif self.eval_every:
-            wrong = f"eval_every={self.eval_every}: the best is not looked for here; measure with kdaug eval"
         elif self.on_policy and self.alpha < 1:
             wrong = f"alpha={self.alpha}: cross-entropy would confirm the student in its own words; on_policy wants 1"
         elif self.on_policy and int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -212,16 +214,21 @@ class Distill(Settings):
         return partial(chosen, **{name: ours[name] for name in signature(chosen).parameters if name in ours})
 
 
-def rows_of(lessons: Sequence[Unit], plan: Plan, length: int) -> list[Sequence[Unit]]:
-    return [[lessons[i] for i in row] for row in plan([len(lesson.document) for lesson in lessons], length)]
+def rows_of(units: Sequence[Unit], plan: Plan, length: int, taught: int) -> tuple[list[list[Unit]], list[list[Unit]]]:
+    """Rows of the first `taught` units, which are trained on, and of those behind them, which are held out."""
+    sides = (units[:taught], units[taught:])
+    plans = [plan([len(unit.document) for unit in side], length) for side in sides]
+    rows, held_out = ([[side[i] for i in row] for row in rows] for side, rows in zip(sides, plans, strict=True))
+    return rows, held_out
 
 
 @dataclass(frozen=True, slots=True)
 class Task(Generic[Unit]):
-    """What is trained on, what is minimised, what becomes of a step's rows before it is taken, and the torch module
-    that is trained beside the student."""
+    """What is trained on, what the student is judged by between the steps, what is minimised, what becomes of a step's
+    rows before it is taken, and the torch module that is trained beside the student."""
 
-    rows: list[Sequence[Unit]]
+    rows: Sequence[Sequence[Unit]]
+    held_out: Sequence[Sequence[Unit]]
     objective: Objective[Sequence[Unit]]
     begin: Begin[Sequence[Unit]] | None = None
     beside: Any = None
@@ -274,7 +281,9 @@ class FromTeacher(_Tokens):
             ours, targets, _ = self.student.layers(batch, wanted.keys())
             theirs = self.guide.layers(batch, [lesson for row in units for lesson in row], set(wanted.values()))
             states, head, heat = ours[LAST], self.student.head, self.how.temperature
-            kind = self.how.between() if self.pace is None else self.how.between(self.pace.t)
+            # Where the student is only judged, taid's target is the teacher itself: looks are alike whatever the step.
+            t = self.pace.t if self.pace is not None and self.student.model.training else 1.0
+            kind = self.how.between(t)
             apart = linear_divergence(
                 states, head, theirs[LAST], self.guide.head, kind, temperature=heat, vocabulary=self.vocabulary
             ).sum()

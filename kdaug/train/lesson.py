@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from kdaug.chat import Chat
+from kdaug.dataset import Dataset, Split
 from kdaug.errors import ConfigError
 from kdaug.logprobs import Place
 from kdaug.record import Messages, Record
@@ -35,25 +37,34 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """The completion records of `data` but for some ids: read anew each time, never held."""
+    """The completion records of some data, but for some ids: read anew each time, never held."""
 
-    data: Any
+    parts: tuple[tuple[Any, Split], ...]
     but: frozenset[str]
 
     def __iter__(self) -> Iterator[Record]:
-        return (record for record in of_kind(self.data, "completion", "train") if record.id not in self.but)
+        every = chain.from_iterable(of_kind(data, "completion", split) for data, split in self.parts)
+        return (record for record in every if record.id not in self.but)
 
 
-def lessons_of(data: Any, chat: Chat, length: int, *, prompts: bool = True) -> tuple[list[Lesson], Records, Encoded]:
+def lessons_of(
+    data: Any, chat: Chat, length: int, *, prompts: bool = True, held_out: Dataset | None = None
+) -> tuple[list[Lesson], Records, Encoded]:
     """Completion records, those that have anything to train, as lessons, with their `prompts` if wanted.
 
-    Raises what `encode` raises.
+    Behind these the held-out records of `held_out`: the lessons and the records have them as well, what is returned
+    third has not. Raises what `encode` raises.
     """
-    data = list(data) if isinstance(data, Iterator) else data
-    encoded = encode(data, "completion", chat, length, beside=lambda record: record.prompt if prompts else ())
-    made = zip(encoded.documents, encoded.beside, strict=True)
+    parts: list[tuple[Any, Split]] = [(list(data) if isinstance(data, Iterator) else data, "train")]
+    if held_out is not None:
+        parts.append((held_out, "test"))
+    each = [
+        encode(part, "completion", chat, length, split, beside=lambda record: record.prompt if prompts else ())
+        for part, split in parts
+    ]
+    made = [pair for encoded in each for pair in zip(encoded.documents, encoded.beside, strict=True)]
     lessons = [Lesson(document, prompt, n) for n, ((document,), prompt) in enumerate(made)]
-    return lessons, Records(data, frozenset(encoded.dropped)), encoded
+    return lessons, Records(tuple(parts), frozenset(chain.from_iterable(e.dropped for e in each))), each[0]
 
 
 def run_of(source: str | Path) -> Path:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import kdaug as kd
 from kdaug.chat import Chat
 from kdaug.cli import main
+from kdaug.dataset import write_dataset
 from kdaug.errors import ConfigError
 from kdaug.record import Messages, Record, assistant, user
 from kdaug.teacher import Sampling
@@ -196,6 +197,40 @@ def test_hidden_states_are_drawn_to_the_teachers(
         how.fit(kd.Dataset(run), out=tmp_path / "parts", on_step=interrupt, **given)
     how.fit(kd.Dataset(run), out=tmp_path / "parts", **given)
     assert losses(tmp_path / "parts") == losses(whole)
+
+
+@pytest.fixture(scope="module")
+def held_out(run: Path, tmp_path_factory: pytest.TempPathFactory) -> kd.Dataset:
+    """The run's records, two of them held out from training."""
+    records, folder = list(kd.Dataset(run)), tmp_path_factory.mktemp("data") / "data"
+    write_dataset(folder, lambda: records, held_out={root for r in records[:2] for root in r.roots}, facts={})
+    return kd.Dataset(folder)
+
+
+@pytest.mark.parametrize("way", ["teacher", "cache", "stored", "gold"])
+def test_the_student_is_the_closest_to_its_teacher_on_held_out_records(
+    tiny: Path, teacher: Path, run: Path, held_out: kd.Dataset, tmp_path: Path, way: str
+) -> None:
+    how = replace(FAST, epochs=6, eval_every=2, divergence="gold" if way == "gold" else "forward_kl", beta=0)
+    given: dict[str, Any] = {"run": run} if way == "stored" else {"teacher": teacher}
+    given |= {"cache": tmp_path / "cache"} if way == "cache" else {}
+    out = how.fit(held_out, student=tiny, out=tmp_path / "model", **given)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    looks = {m["step"]: m["held_out"] for m in metrics if "held_out" in m}
+    best = min(looks, key=lambda step: looks[step])
+    assert json.loads((out / "training.json").read_text())["results"]["best_step"] == best
+    judged = kd.evaluate(out, held_out, teacher=teacher, length=128)  # of its test split alone
+    assert judged.kl == pytest.approx(looks[best], rel=5e-3)
+
+
+def test_taid_judges_its_student_by_the_teacher_at_every_step(
+    tiny: Path, teacher: Path, held_out: kd.Dataset, out: Path
+) -> None:
+    how = replace(FAST, divergence="taid", lr=0.0, eval_every=1)  # nothing changes but the pace
+    how.fit(held_out, student=tiny, teacher=teacher, out=out)
+    looks = [json.loads(line)["held_out"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert len(looks) > 2 and looks == pytest.approx([looks[0]] * len(looks), rel=1e-6)
+    assert losses(out)[0] != pytest.approx(looks[0], rel=1e-2)
 
 
 def test_an_interrupted_distillation_goes_on_as_if_nothing_had_been(
