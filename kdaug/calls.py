@@ -24,7 +24,7 @@ import orjson
 from kdaug.budget import Account, Budget, Tab
 from kdaug.errors import ConfigError, ParseError, TeacherError
 from kdaug.generator import Generate
-from kdaug.journal import SECOND_TURN, Journal
+from kdaug.journal import SECOND_TURN, Done, Journal
 from kdaug.lull import Lull, WaitsFor
 from kdaug.record import Json, Message
 from kdaug.structured import Form, form_of
@@ -47,7 +47,7 @@ from kdaug.teacher import (
 )
 
 Result = TypeVar("Result")
-Replies = dict[str, Completion | TeacherError]
+Replies = dict[str, Completion | TeacherError | Done]
 Held = Callable[[WaitsFor], AbstractContextManager[None]]
 
 
@@ -345,8 +345,8 @@ class Scope:
         digest = f"once-{blake2b(orjson.dumps(what, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()}"
         key = self._key(digest, self._occurrence(digest))
         known = self._known.pop(key, None)
-        if isinstance(known, Completion):
-            return known.parsed  # type: ignore[no-any-return] # JSON
+        if isinstance(known, Done):
+            return known.result
         return await self._calls.once(self._stage, self._job, key, do)
 
     def _occurrence(self, digest: str) -> str:
@@ -361,7 +361,7 @@ class Scope:
         """The reply to one call, from the journal or for real."""
         key = self._key(digest, occurrence)
         reply = self._known.pop(key, None)
-        if reply is None:
+        if reply is None or isinstance(reply, Done):
             request = replace(request, nonce=nonce_of(key), until=self._calls.until)
             reply = await self._calls.ask(self._stage, self._job, role, key, request, form)
         if isinstance(reply, TeacherError):

@@ -75,6 +75,13 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
+class Done:
+    """What a job did elsewhere than at a teacher came to `result`."""
+
+    result: Json
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One reply as the journal has it, with the request that it answers."""
 
@@ -247,12 +254,12 @@ class Journal:
         [(done,)] = self.select("SELECT max(job) FROM results WHERE stage = ?", stage)
         return 1 + max(-1 if asked is None else asked, -1 if done is None else done)
 
-    def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError]:
-        """The replies that a job has so far, by key; and its results, as the JSON text that they are."""
+    def replies(self, stage: int, job: int) -> dict[str, Completion | TeacherError | Done]:
+        """What a job has so far, by key: the replies of its teachers, and what it did elsewhere."""
         rows = self.select("SELECT key, teacher, reply FROM replies WHERE stage = ? AND job = ?", stage, job)
         done = self.select("SELECT key, result FROM results WHERE stage = ? AND job = ?", stage, job)
         return {key: self._reply_from_json(reply, teacher, key) for key, teacher, reply in rows} | {
-            key: Completion(result, key=key) for key, result in done
+            key: Done(orjson.loads(result)) for key, result in done
         }
 
     def calls(self, stage: int, job: int) -> list[Call]:
