@@ -34,7 +34,7 @@ from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
 from kdaug.train.settings import Settings, setting
 from kdaug.train.stored import Stored
 from kdaug.train.student import LAST, Folder, Student, Teaching, load, locate
-from kdaug.train.training import Begin, Objective
+from kdaug.train.training import Begin, Objective, Training
 from kdaug.train.vocabularies import compare_vocabularies
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Distill(Settings):
         Resuming is as in `SFT.fit`. Raises ConfigError besides for settings that do not go together, a teacher of
         another vocabulary, and records without a stored view.
         """
-        self._check(teacher is None, cache is not None)
+        self._check(teacher is None, cache is not None, sampler is not by_itself)
         device, source = pick_device(self.device), locate(student)
         chat, expert = Chat.load(source), None if teacher is None else Teaching.by(teacher)
         judged = held_out_of(data, self)
@@ -180,7 +180,7 @@ class Distill(Settings):
         plan = student.plan if objective.guide.packs else alone
         return Task(*rows_of(pairs, plan, self.length, taught), objective)
 
-    def _check(self, teacherless: bool, cached: bool) -> None:
+    def _check(self, teacherless: bool, cached: bool, handed: bool) -> None:
         """Raises ConfigError for settings that do not go together."""
         wrong = ""
         if teacherless and self.divergence != "forward_kl":
@@ -193,8 +193,8 @@ class Distill(Settings):
             wrong = f"on_policy={self.on_policy}: a cache knows nothing of what the student says; leave it out"
         elif self.on_policy and self.alpha < 1:
             wrong = f"alpha={self.alpha}: cross-entropy would confirm the student in its own words; on_policy wants 1"
-        elif self.on_policy and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            wrong = f"on_policy={self.on_policy}: a student writes its answers in one process, so leave torchrun out"
+        elif self.on_policy and handed and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            wrong = "sampler: under torchrun the student writes its answers itself; leave it out"
         elif self.hidden and (teacherless or self.divergence in ACROSS):
             wrong = (
                 f"hidden={self.hidden}: hidden states are those of a --teacher of the student's vocabulary; name one"
@@ -247,9 +247,9 @@ class Pace:
     after: Begin[Row] | None = None
     t: float = 1.0
 
-    def __call__(self, rows: Sequence[Row], step: int) -> Sequence[Row]:
-        self.t = self.start + (step - 1) / self.steps * (1 - self.start)
-        return rows if self.after is None else self.after(rows, step)
+    def __call__(self, rows: Sequence[Row], training: Training[Row]) -> Sequence[Row]:
+        self.t = self.start + training.step / self.steps * (1 - self.start)
+        return rows if self.after is None else self.after(rows, training)
 
 
 class _Tokens:

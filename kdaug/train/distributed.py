@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kdaug.train.student import Student
 
 Pass = TypeVar("Pass")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 ABOUT = "about.json"
 
 
@@ -45,6 +47,16 @@ class World:
         mine = range(self.rank, rounds * self.size, self.size)
         last = len(passes) - 1
         return [(min(i, last), passes[min(i, last)], i <= last) for i in mine]
+
+    def spread(self, items: Sequence[Item], do: Callable[[Sequence[Item]], Sequence[Result]]) -> list[Result]:
+        """What `do` makes of each item, of which every process does its part; all of them get all."""
+        if self.size == 1:
+            return list(do(items))
+        import torch.distributed as dist
+
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, list(do(items[self.rank :: self.size])))
+        return [parts[i % self.size][i // self.size] for i in range(len(items))]
 
     def add(self, values: Sequence[float]) -> list[float]:
         """The sums over all processes."""

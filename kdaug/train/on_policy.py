@@ -6,9 +6,10 @@ import asyncio
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from kdaug.device import quiet
 from kdaug.errors import ConfigError
@@ -17,6 +18,9 @@ from kdaug.teacher import Request, Sampling, Teacher
 from kdaug.train.batching import IGNORE, Document
 from kdaug.train.lesson import Lesson
 from kdaug.train.student import Student
+
+if TYPE_CHECKING:
+    from kdaug.train.training import Training
 
 Plan: TypeAlias = Callable[[Sequence[int], int], list[list[int]]]  # as `Student.plan`
 
@@ -48,14 +52,16 @@ class OnPolicy:
     length: int
     seed: int
 
-    def begin(self, rows: Sequence[Row], step: int) -> Sequence[Row]:
-        """The step's rows, packed anew."""
-        rng = Random(f"{self.seed}/{step}/on_policy")
+    def begin(self, rows: Sequence[Row], training: Training[Row]) -> Sequence[Row]:
+        """The next step's rows, packed anew. Of several processes each writes its part of the answers."""
+        rng = Random(f"{self.seed}/{training.step + 1}/on_policy")
         lessons = [lesson for row in rows for lesson in row]
         picked = [i for i in range(len(lessons)) if rng.random() < self.share]
         if not picked:
             return rows
-        answers = self.sampler(self.student, [lessons[i].prompt for i in picked], self.how)
+        writer, _ = training.whole()
+        write = partial(self.sampler, writer, how=self.how)
+        answers = training.world.spread([lessons[i].prompt for i in picked], write)
         for i, answer in zip(picked, answers, strict=True):
             lessons[i] = Lesson(self._answered(lessons[i].prompt, answer), lessons[i].prompt)
         plan = self.plan([len(lesson.document) for lesson in lessons], self.length)

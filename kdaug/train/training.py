@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from random import Random
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar
 
 import orjson
 
@@ -72,8 +72,8 @@ class Step:
 
 
 OnStep = Callable[[Step], object]
-# (a step's units, its number) -> the units that it is taken on.
-Begin = Callable[[Sequence[Unit], int], Sequence[Unit]]
+# (a step's units, the training before that step) -> the units that it is taken on.
+Begin: TypeAlias = "Callable[[Sequence[Unit], Training[Unit]], Sequence[Unit]]"
 
 
 def rate(how: Settings, step: int, steps: int) -> float:
@@ -106,7 +106,8 @@ class Training(Generic[Unit]):
         self.held_out, self.world, self.begin = held_out, world, begin
         self.per_epoch = math.ceil(len(units) / (how.batch * how.accumulate))
         self.steps = how.taken(len(units))
-        self.step, self.seconds, self.whole = 0, 0.0, True
+        self.step, self.seconds, self.settled = 0, 0.0, True
+        self._copy: tuple[Student, Adapter | None] | None = None
         torch.manual_seed(how.seed)
         self.adapter = self._adapt(student.model)  # alike in all processes
         if world.rank:
@@ -148,7 +149,7 @@ class Training(Generic[Unit]):
 
     def save(self) -> bool:
         """The checkpoint; not in the middle of an update, when weights are of two steps."""
-        if not (self.whole and self.step):
+        if not (self.settled and self.step):
             return False
         file, facts = self.folder.checkpoint, self.folder.facts
         about: dict[str, Any] = {"step": self.step, "seconds": self.seconds}
@@ -206,7 +207,7 @@ class Training(Generic[Unit]):
         import torch
 
         began, step = perf_counter(), self.step + 1
-        units = self.next_units() if self.begin is None else self.begin(self.next_units(), step)
+        units = self.next_units() if self.begin is None else self.begin(self.next_units(), self)
         with self.stop.at_once():
             loss, more, each = self.gradients(units)
             norm = float(whole(torch.nn.utils.clip_grad_norm_(self.weights.values(), self.how.clip or math.inf)))
@@ -247,16 +248,26 @@ class Training(Generic[Unit]):
         if best := read_state(self.folder.best, self.folder.facts, self.student.device):
             self._put(best["weights"])
             told |= {"best_step": best["step"], "held_out": best["loss"]}
-        student, adapter = self.student, self.adapter
-        if self.world.size > 1:
-            weights = gathered(student)
-            plain = type(student.model)(student.model.config)
-            adapter = self._adapt(plain)
-            plain.load_state_dict(weights)
-            student = replace(student, model=plain)
+        student, adapter = self.whole()
         if adapter is not None and self.world.first:
             adapter.merge(self.folder.path)
         return student, told
+
+    def whole(self) -> tuple[Student, Adapter | None]:
+        """The student as it is with all of its weights in this process, and its adapter; of several processes all ask
+        for it together, and each keeps its copy."""
+        import torch
+
+        if self.world.size == 1:
+            return self.student, self.adapter
+        weights = gathered(self.student)
+        if self._copy is None:
+            with torch.random.fork_rng(self._cuda()):  # what is made here is filled below
+                plain = type(self.student.model)(self.student.model.config)
+                adapter = self._adapt(plain)
+            self._copy = replace(self.student, model=plain.to(self.student.device)), adapter
+        self._copy[0].model.load_state_dict(weights)
+        return self._copy
 
     def _adapt(self, model: Any) -> Adapter | None:
         """The model with LoRA's matrices, if they are wanted."""
@@ -265,10 +276,10 @@ class Training(Generic[Unit]):
     def _update(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.whole = False
+        self.settled = False
         self.optimizer.step()
         self.average.update()
-        self.whole = True
+        self.settled = True
 
     def tokens(self, units: Sequence[Unit]) -> int:
         return sum(len(document) for unit in units for document in self.objective.documents(unit))

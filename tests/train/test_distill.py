@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from kdaug.record import Messages, Record, assistant, user
 from kdaug.teacher import Sampling
 from kdaug.teachers.fake import Fake
 from kdaug.train.distill import Distill, FromRun, FromTeacher, Pace
+from kdaug.train.distributed import World
 from kdaug.train.guide import Present
 from kdaug.train.lesson import lessons_of
 from kdaug.train.loop import Step
@@ -250,6 +252,11 @@ def test_an_interrupted_distillation_goes_on_as_if_nothing_had_been(
     assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
 
 
+def at(student: Any, step: int) -> Any:
+    """A training that is about to take a step."""
+    return SimpleNamespace(step=step - 1, world=World(), whole=lambda: (student, None))
+
+
 def test_the_student_answers_itself_with_probability_lambda(tiny: Path, run: Path) -> None:
     student = pupil(tiny)
     lessons, _, _ = lessons_of(kd.Dataset(run), student.chat, 128)
@@ -261,8 +268,8 @@ def test_the_student_answers_itself_with_probability_lambda(tiny: Path, run: Pat
 
     how = Sampling(max_tokens=8, logprobs=1)
     never, always, half = (OnPolicy(student, sampler, student.plan, s, how, 128, 0) for s in (0.0, 1.0, 0.5))
-    assert never.begin([lessons], 1) == [lessons] and not asked
-    rows = always.begin([lessons[:4], lessons[4:]], 1)
+    assert never.begin([lessons], at(student, 1)) == [lessons] and not asked
+    rows = always.begin([lessons[:4], lessons[4:]], at(student, 1))
     assert sorted(m[0].content for m in asked) == sorted(lesson.prompt[0].content for lesson in lessons)
     for lesson in (lesson for row in rows for lesson in row):
         prompt = student.chat.ask(lesson.prompt)
@@ -271,7 +278,7 @@ def test_the_student_answers_itself_with_probability_lambda(tiny: Path, run: Pat
         assert lesson.number is None
     asked.clear()
     for step in range(40):
-        half.begin([lessons], step)
+        half.begin([lessons], at(student, step))
     assert 0.35 < len(asked) / (40 * len(lessons)) < 0.65
 
 
@@ -375,7 +382,7 @@ def test_taid_goes_from_the_students_own_view_to_the_teachers(
     pace = Pace(0.4, 3)
     seen = []
     for step in (1, 2, 3):
-        pace([], step)
+        pace([], at(None, step))
         seen.append(round(pace.t, 6))
     assert seen == [0.4, 0.6, 0.8]
 

@@ -82,15 +82,27 @@ def test_two_processes_give_the_curve_of_one_and_go_on_from_each_others_checkpoi
     assert_same_training(tmp_path / "one", parts)
 
 
+def distil(given: list[str], more: list[str], folder: Path, make_model: Callable[..., Path]) -> None:
+    """By one process and by two: the same."""
+    teacher = make_model(folder / "teacher", seed=1, layers=3)
+    for command, name in ((ONE, "one"), (TWO, "two")):
+        distill = [*command[:-1], "distill", *given, "--teacher", str(teacher), *more, "--out", str(folder / name)]
+        subprocess.run(distill, check=True, stderr=subprocess.DEVNULL)
+    assert_same_training(folder / "one", folder / "two")
+
+
+@pytest.mark.slow
+def test_the_student_writes_its_own_answers_in_several_processes(
+    given: list[str], tmp_path: Path, make_model: Callable[..., Path]
+) -> None:
+    greedy = ["--on-policy=0.7", "--sampling-temperature=0", "--max-new-tokens=8", "--epochs=2", "--lora-rank=4"]
+    distil(given, greedy, tmp_path, make_model)
+
+
 @pytest.mark.slow
 def test_adapters_and_projections_are_shared_out_as_well(
     given: list[str], tmp_path: Path, make_model: Callable[..., Path]
 ) -> None:
-    teacher = make_model(tmp_path / "teacher", seed=1, layers=3)
-    more = ["--teacher", str(teacher), "--hidden=1", "--lora-rank=4"]
-    for command, name in ((ONE, "one"), (TWO, "two")):
-        distill = [*command[:-1], "distill", *given, *more, "--out", str(tmp_path / name)]
-        subprocess.run(distill, check=True, stderr=subprocess.DEVNULL)
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    distil(given, ["--hidden=1", "--lora-rank=4"], tmp_path, make_model)
     adapters = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
     assert all(float((adapters[0][n] - adapters[1][n]).abs().max()) < TOLERANCE for n in adapters[0])
