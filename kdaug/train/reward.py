@@ -16,13 +16,12 @@ from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
-from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
-from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, precision_of
+from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, packed, precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -154,31 +153,20 @@ def load_scorer(folder: Path, chat: Chat, device: str, dtype: str, seed: int) ->
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
     if not hasattr(model, "score"):
         raise ConfigError(f"{chat.name} ({model.config.model_type}) is no decoder: its score is not of the last token")
-    return _packed(Student(model.to(device), chat, device, half, own))
+    scorer = Student(model.to(device), chat, device, half, own)
+    alone = _rewards(scorer)
+    return packed(scorer, lambda tried: bool((_rewards(tried) - alone).abs().max() <= TOLERANCE))
 
 
-def _packed(model: Student) -> Student:
-    """With documents that share a row, where the model computes the same then as for each alone."""
+def _rewards(model: Student) -> Tensor:
+    """What it gives, in float32, to two documents, which share a row where it packs."""
     import torch
 
     texts = [list(range(5, 14)), list(range(20, 34))]
     tried = [Document(array("i", ids), array("i", [IGNORE] * (len(ids) - 1) + [HERE])) for ids in texts]
-    exact = replace(model, half=False)
     model.model.eval()
     with torch.no_grad():
-        alone = torch.cat([scores(exact, [d], 64) for d in tried])
-        before = model.model.config._attn_implementation
-        for by_document in ([True] if model.device == "cpu" else []) + [False]:
-            together = replace(exact, packs=True, by_document=by_document)
-            try:
-                if by_document:
-                    attention.use(model.model)
-                if (scores(together, tried, 64) - alone).abs().max() <= TOLERANCE:
-                    return replace(together, half=model.half)
-            except NotImplementedError:
-                pass
-            model.model.set_attn_implementation(before)
-    return model
+        return scores(replace(model, half=False), tried, 64)
 
 
 def _whole(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from array import array
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,10 +29,12 @@ from kdaug.train.settings import DTYPES, described
 if TYPE_CHECKING:
     from torch import Tensor
 
+_log = logging.getLogger(__name__)
 ASIDE = "bad_batches.jsonl"  # batches whose step was not taken
 EARLY = ("reference.json", "reference.json.tmp")  # what a kill may leave of a training before training.json
 LAST = -1  # a model's last layer, behind its norm: what its head is applied to
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
+ROUGHLY = 0.5  # in half precision, packed or alone: far above its noise, and below what another document would change
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,29 +204,28 @@ def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     half, own = precision_of(folder, device, dtype)
     with loading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    student = Student(model, chat, device, half, own)
-    return _by_document(student) or replace(student, packs=_keeps_apart(student))
+    return packed(Student(model, chat, device, half, own), _keeps_apart)
 
 
-def _by_document(student: Student) -> Student | None:
-    """With attention by document, where the model computes the same with it. On a CPU: a GPU's kernels want a whole
-    row at a time."""
+def packed(student: Student, same: Callable[[Student], bool]) -> Student:
+    """With documents that share a row, where `same` says that the model computes them then as if each were alone: with
+    attention by document, else with its own, else not at all."""
     before = student.model.config._attn_implementation
-    if student.device != "cpu":
-        return None
     try:
         attention.use(student.model)
         tried = replace(student, packs=True, by_document=True)
-        if _keeps_apart(tried):
+        if same(tried):
             return tried
-    except NotImplementedError:
-        pass
+    except RuntimeError as e:  # NotImplementedError, or that of a kernel which this GPU has not
+        _log.info("attention by document is not for this model here: %s", shorten(str(e)))
     student.model.set_attn_implementation(before)
-    return None
+    tried = replace(student, packs=True)
+    return tried if same(tried) else student
 
 
 def _keeps_apart(student: Student) -> bool:
-    """Whether two documents in one row are computed as if each were alone: tried out in float32.
+    """Whether two documents in one row are computed as if each were alone: tried out in float32, and roughly in the
+    precision that it is trained in.
 
     Raises TrainError where a document alone has other log-probabilities than by the model's own forward pass.
     """
@@ -235,8 +237,8 @@ def _keeps_apart(student: Student) -> bool:
     tried = [Document(ids, ids[1:] + array("i", [IGNORE])) for ids in texts]
     student.model.eval()
     with torch.no_grad():
-        alone = torch.cat([exact.logprobs(collate([[d]], student.chat.pad))[0] for d in tried])
-        together = exact.logprobs(collate([tried], student.chat.pad))[0]
+        alone, together = _alone_and_together(exact, tried)
+        roughly = _alone_and_together(student, tried) if student.half else (alone, together)
         own = []
         for d in tried:
             ids = torch.tensor([d.ids.tolist()], device=student.device)
@@ -244,7 +246,17 @@ def _keeps_apart(student: Student) -> bool:
             own.append(logits.log_softmax(-1).gather(1, ids[0, 1:, None]).squeeze(1))
     if (alone - torch.cat(own)).abs().max() > TOLERANCE:
         raise TrainError(f"{student.chat.name} does more to its logits than a linear head, so kdaug cannot train it")
-    return bool((alone - together).abs().max() <= TOLERANCE)
+    far, roughly_far = ((one - other).abs().max() for one, other in ((alone, together), roughly))
+    return bool(far <= TOLERANCE and roughly_far <= ROUGHLY)
+
+
+def _alone_and_together(student: Student, documents: Sequence[Document]) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of documents by one row for each, and by one row for all."""
+    import torch
+
+    rows = [[[document] for document in documents], [list(documents)]]
+    alone, together = ([student.logprobs(collate([row], student.chat.pad))[0] for row in some] for some in rows)
+    return torch.cat(alone), torch.cat(together)
 
 
 def digest(folder: Path) -> str:

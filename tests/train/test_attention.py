@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 from kdaug.chat import Chat
 from kdaug.record import Record
-from kdaug.train.attention import attend
+from kdaug.train.attention import attend, in_one_kernel
 from kdaug.train.batching import collate, encode
 from kdaug.train.student import load
 
@@ -34,6 +36,28 @@ def test_each_document_attends_to_itself_alone() -> None:
         alone = sdpa(q, k, v, is_causal=True, scale=0.5, enable_gqa=True).transpose(1, 2)
         torch.testing.assert_close(together[:, at : at + length], alone)
         at += length
+
+
+@pytest.mark.parametrize("width", [None, 4])
+def test_a_gpus_kernel_is_given_the_same_task(monkeypatch: pytest.MonkeyPatch, width: int | None) -> None:
+    """Torch's kernel as its documentation has it, written out: rows [N, h, d] one behind the other, where each begins
+    in `ends`, and how far a token sees back and ahead."""
+
+    def kernel(query: Any, key: Any, value: Any, ends: Any, same: Any, longest: int, _: int, **how: Any) -> Any:
+        (back, ahead), found = how["window_size"], []
+        assert how["enable_gqa"] and ends is same and ends.dtype == torch.int32 and longest == max(ends.diff())
+        for start, end in pairwise(ends.tolist()):
+            apart = torch.arange(end - start)[None] - torch.arange(end - start)[:, None]
+            seen = (apart <= ahead) & (apart >= (-back if back >= 0 else -longest))
+            q, k, v = (t[start:end].transpose(0, 1)[None] for t in (query, key, value))
+            found.append(sdpa(q, k, v, attn_mask=seen, scale=how["scale"], enable_gqa=True)[0].transpose(0, 1))
+        return torch.cat(found)
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", kernel)
+    query, key, value = tensors()
+    how = {"scaling": 0.5, "sliding_window": width}
+    one_by_one, _ = attend(MODULE, query, key, value, None, documents=LENGTHS, **how)
+    torch.testing.assert_close(in_one_kernel(query, key, value, LENGTHS, how)[None], one_by_one)
 
 
 def test_a_sliding_window_is_kept() -> None:
