@@ -43,6 +43,7 @@ from kdaug.teacher import (
     holds_back,
     lets_go,
     needs_raw_prompts,
+    role_option,
     takes_raw_prompts,
 )
 
@@ -118,7 +119,8 @@ class Calls:
         """The teacher of a role; a judge is the teacher where none is named."""
         found = self.teachers.get(role) or (self.teachers.get("teacher") if role == "judge" else None)
         if found is None:
-            raise ConfigError(f"no teacher for the role {role!r}: give one with --{role} (or {role}= in Python)")
+            option = role_option(role, "SPEC")
+            raise ConfigError(f"no teacher for the role {role!r}: give one with {option} (or {role}= in Python)")
         return found
 
     async def ask(

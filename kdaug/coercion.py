@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdaug.declared import fit, told
 from kdaug.errors import ConfigError
-from kdaug.recipe_file import RecipeFile
+
+if TYPE_CHECKING:
+    from kdaug.recipe_file import RecipeFile
 
 
 def coerced(file: RecipeFile, value: object, hint: Any, *at: str | int) -> Any:

@@ -39,7 +39,8 @@ def page(method: Method) -> Iterator[str]:
     yield ""
     yield from _item("paper", method.paper)
     yield from _item("faithful", method.faithful)
-    yield from _item("departs", method.departs or "in nothing that we know of")
+    if method.departs:
+        yield from _item("departs", method.departs)
     yield from _item("asks", _asks(method) or "nobody")
     for need in method.needs:
         yield from _item("needs", f"{need}: {NEEDS[need]}")
@@ -63,7 +64,8 @@ def page(method: Method) -> Iterator[str]:
         yield "between the rounds"
         yield from (f"  loop.{name}={_value(value)}" for name, value in method.loop.items())
     yield ""
-    yield f"change any of them with --set PART.FIELD=VALUE; prompts: kdaug init --method {method.name} DIR"
+    prompts = "" if method.file else f"; prompts: kdaug init --method {method.name} DIR"
+    yield f"change any of them with --set PART.FIELD=VALUE{prompts}"
     yield ""
     yield method.command
 

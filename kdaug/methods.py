@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from kdaug.recipe import parts
 from kdaug.recipe_file import RecipeFile, builtin_names, load, unknown
 from kdaug.recipes import stages_in
 from kdaug.stage import Stage
+from kdaug.teacher import role_option
 
 # How knowledge is elicited, how it is distilled, and for which skill: the axes of the survey (arXiv 2402.13116).
 FAMILIES = {
@@ -48,7 +50,8 @@ FIELDS = (*REQUIRED, "departs", "needs")
 @dataclass(frozen=True)
 class Method:
     """A method as its recipe has it. `seeds`: what the recipe names, or ""; `source`: how parents are drawn from them,
-    where the recipe says so; `given`: roles that the recipe gives; `loop`: how it is trained between its rounds."""
+    where the recipe says so; `given`: roles that the recipe gives; `loop`: how it is trained between its rounds;
+    `file`: the recipe's path, where it is none of ours."""
 
     name: str
     family: str
@@ -64,6 +67,7 @@ class Method:
     given: tuple[str, ...] = ()
     loop: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    file: str = ""
 
     @property
     def roles(self) -> list[str]:
@@ -79,7 +83,7 @@ class Method:
     def command(self) -> str:
         """What runs it: every role is given that it cannot do without."""
         trained = "training" in self.needs
-        words = [f"kdaug {'loop' if trained else 'run'} {self.name}"]
+        words = ["kdaug", "loop" if trained else "run", shlex.quote(self.file or self.name)]
         if not self.seeds:
             words.append("--seeds seeds.jsonl")
         for role in self.roles:
@@ -89,11 +93,6 @@ class Method:
             spec = "vllm:MODEL" if looked_into else "openai:MODEL"
             words.append(role_option(role, "MODEL" if trained and role == "student" else spec))
         return " ".join([*words, f"--rounds 3 --out loops/{self.name}" if trained else f"--out runs/{self.name}"])
-
-
-def role_option(role: str, spec: str) -> str:
-    """How the command line gives a role its teacher."""
-    return f"--{role} {spec}" if role in ("teacher", "student", "judge") else f"--set roles.{role}={spec}"
 
 
 @cache
@@ -153,6 +152,7 @@ def method_of(file: RecipeFile) -> Method | None:
         given=tuple(roles) if isinstance(roles, dict) else (),
         loop=file.values.get("loop") or {},
         source=source if isinstance(source, dict) else {source: {}} if source else {},
+        file=file.where if file.folder is not None else "",
     )
 
 

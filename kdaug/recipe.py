@@ -25,7 +25,7 @@ from kdaug.seeds import ids_of
 from kdaug.selector import Selector
 from kdaug.source import Source
 from kdaug.stage import Stage
-from kdaug.teacher import Sampling, Teacher, needs_raw_prompts, takes_raw_prompts
+from kdaug.teacher import Sampling, Teacher, needs_raw_prompts, role_option, takes_raw_prompts
 
 WHOLE = ("target", "max_jobs", "max_tokens", "max_calls")
 NUMBERS: dict[str, Any] = {  # fields of a recipe
@@ -169,7 +169,8 @@ def check_roles(recipe: Recipe, teachers: Mapping[str, Teacher]) -> None:
             for role in part.roles:
                 if role not in teachers and not (role == "judge" and "teacher" in teachers):
                     raise ConfigError(
-                        f"{part.name} asks the role {role!r}: give one with --{role} (or {role}= in Python)"
+                        f"{part.name} asks the role {role!r}: give one with {role_option(role, 'SPEC')} "
+                        f"(or {role}= in Python)"
                     )
             for role in getattr(part, "raw_roles", ()):
                 teacher = teachers.get(role) or teachers["teacher"]

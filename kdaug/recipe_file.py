@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from kdaug import prompts
+from kdaug.coercion import load_class
 from kdaug.errors import ConfigError
 from kdaug.plain_yaml import plain_yaml
 
@@ -67,21 +68,25 @@ class RecipeFile:
         """Where the parts of this name stand in the stages; one empty path for a plain field."""
         if first in FIELDS:
             return [[]]
-        found: list[list[str | int]] = []
-        short = enumerate(self.values.get("gates") or [])
-        found += [["gates", g, first] for g, gate in short if first in _names(gate)]
-        if first in _names(self.values.get("select")):
-            found.append(["select", first])
+        parts = [(place, name) for place, written in self._parts() for name in _names(written)]
+        if found := [[*place, name] for place, name in parts if first in (name, self._short(name))]:
+            return found
+        raise ConfigError(f"--set {first}…: this recipe has no field and no part of that name")
+
+    def _parts(self) -> Iterator[tuple[list[str | int], object]]:
+        """Where parts stand, and what is written there."""
+        for g, gate in enumerate(self.values.get("gates") or []):
+            yield ["gates", g], gate
+        yield ["select"], self.values.get("select")
         for s, stage in enumerate(self.values.get("stages") or []):
-            if not isinstance(stage, dict):
-                continue
-            if first in _names(stage.get("generator")):
-                found.append(["stages", s, "generator", first])
-            gates = stage.get("gates") or []
-            found += [["stages", s, "gates", g, first] for g, gate in enumerate(gates) if first in _names(gate)]
-        if not found:
-            raise ConfigError(f"--set {first}…: this recipe has no field and no part of that name")
-        return found
+            if isinstance(stage, dict):
+                yield ["stages", s, "generator"], stage.get("generator")
+                for g, gate in enumerate(stage.get("gates") or []):
+                    yield ["stages", s, "gates", g], gate
+
+    def _short(self, name: str) -> Any:
+        """What a part that is written as module:Class calls itself."""
+        return getattr(load_class(name, self.folder), "name", name) if ":" in name else name
 
 
 def load(name: str) -> RecipeFile:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdaug import prompts
 from kdaug.errors import ConfigError
-from kdaug.methods import Method, role_option
+from kdaug.methods import Method
 from kdaug.recipe import parts
 from kdaug.recipe_file import builtin_names, load
+from kdaug.teacher import role_option
 
 SEEDS = "seeds.jsonl"  # of a recipe that names none
 ONE_A_LINE = ", one JSON object a line"
@@ -29,8 +31,8 @@ def scaffold(recipe: str, folder: Path) -> Iterator[str]:
 
 
 def scaffold_method(method: Method, folder: Path) -> Iterator[str]:
-    """As `scaffold`, with the prompts of this method alone; the last line is the command that runs it on a scripted
-    teacher."""
+    """As `scaffold`, with the prompts of this method alone; the last lines are the command that runs it on a scripted
+    teacher and, of a method with rounds, the one that trains."""
     own = [part for stage in method.stages for part in parts(stage)]
     used = {part.name for part in own}
     used |= {template.partition("/")[0] for part in own for template in getattr(part, "renders", ())}
@@ -38,6 +40,9 @@ def scaffold_method(method: Method, folder: Path) -> Iterator[str]:
     at = shlex.quote(str(folder))
     roles = " ".join(role_option(role, "fake") for role in method.roles)
     yield f"try it without a model:   kdaug run {at}/recipe.yaml {roles} --out {at}/run"
+    if method.loop:
+        mine = replace(method, file=str(folder / "recipe.yaml"), seeds=method.seeds or SEEDS)
+        yield f"train, and begin again:   {mine.command}"
 
 
 def _write(recipe: str, folder: Path, templates: Sequence[str]) -> Iterator[str]:

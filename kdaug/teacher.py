@@ -259,6 +259,14 @@ def needs_raw_prompts(teacher: Teacher, role: str) -> ConfigError:
     )
 
 
+ROLES = ("teacher", "student", "judge")  # those that have an option of the command line
+
+
+def role_option(role: str, spec: str) -> str:
+    """How the command line gives a role its teacher."""
+    return f"--{role} {spec}" if role in ROLES else f"--set roles.{role}={spec}"
+
+
 def lets_go(teacher: Teacher) -> bool:
     """Whether its calls are given up at the end of a run."""
     return holds_back(teacher) or bool(getattr(teacher, "lets_go", False))

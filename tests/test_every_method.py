@@ -74,7 +74,8 @@ class Counted:
 
 def scaffold(method: Method, folder: Path) -> Recipe:
     """What `kdaug init --method` writes, as the command that it tells runs it, for two jobs."""
-    command = list(scaffold_method(method, folder))[-1].partition("kdaug ")[2]
+    lines = list(scaffold_method(method, folder))
+    [command] = [line.partition("kdaug ")[2] for line in lines if "without a model" in line]
     told = PARSER.parse_args(shlex.split(command))
     file = load(told.recipe)
     templates = folder / "templates"

@@ -15,6 +15,7 @@ from kdaug.methods import FAMILIES, Method, find, method_of, methods
 from kdaug.recipe import parts
 from kdaug.recipe_file import RecipeFile, load
 from kdaug.record import Record, user
+from kdaug.scaffold import scaffold_method
 
 ROOT = Path(__file__).parent.parent
 NAMES = [method.name for method in methods()]
@@ -50,7 +51,7 @@ def test_a_method_is_what_its_block_and_its_parts_say(tmp_path: Path) -> None:
     assert (method.faithful, method.departs, method.needs) == ("All of it.", "", ("sandbox",))
     assert method.roles == ["teacher", "student"]
     assert method.command == (
-        "kdaug run mine --seeds seeds.jsonl --teacher openai:MODEL --student vllm:MODEL --out runs/mine"
+        f"kdaug run {tmp_path}/mine.yaml --seeds seeds.jsonl --teacher openai:MODEL --student vllm:MODEL --out runs/mine"
     )
 
 
@@ -121,6 +122,42 @@ def test_a_page_tells_all_and_its_command_is_one(method: Method) -> None:
     needed = {need for stage in method.stages for part in parts(stage) for need in getattr(part, "needs", ())}
     assert needed <= {*method.needs}
     assert ("training" in method.needs) == bool(method.loop)
+
+
+OWN = """\
+method: {family: curation, algorithm: sft, skill: code, paper: ours, faithful: all of it}
+seeds: mine.jsonl
+stages:
+  - generator: {"parts_of_mine:Hints": {count: 3}}
+"""
+
+
+def test_what_the_page_of_a_recipe_of_ones_own_says_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "parts_of_mine.py").write_text(
+        "from dataclasses import dataclass\n\n@dataclass(frozen=True)\nclass Hints:\n"
+        "    count: int = 1\n    name = 'hints'\n    roles = ('teacher',)\n",
+        "utf-8",
+    )
+    (tmp_path / "recipe.yaml").write_text(OWN, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    lines = list(page(find("recipe.yaml")))
+    assert not any("departs" in line or "kdaug init" in line for line in lines)
+    assert PARSER.parse_args(shlex.split(lines[-1])[1:]).recipe == "recipe.yaml"
+    [setting] = [line.strip() for line in lines if "count=" in line]
+    assert setting == "hints.count=3"
+    file = load("recipe.yaml")
+    file.set("hints.count=5")
+    (stage,) = recipes.stages_in(file)
+    assert vars(stage.generator) == {"count": 5}
+
+
+@pytest.mark.parametrize("method", [method for method in methods() if method.loop], ids=lambda method: method.name)
+def test_a_scaffold_tells_how_its_rounds_are_run(method: Method, tmp_path: Path) -> None:
+    told = PARSER.parse_args(shlex.split(list(scaffold_method(method, tmp_path / "mine"))[-1].partition("kdaug ")[2]))
+    assert told.command.__name__ == "_loop"
+    assert Path(told.recipe).is_file() and told.seeds is None and told.student
 
 
 def test_the_page_of_all_methods_is_up_to_date() -> None:

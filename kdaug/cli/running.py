@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdaug.cli.command import add, folder, say
 from kdaug.errors import ConfigError
+from kdaug.teacher import ROLES
 
 if TYPE_CHECKING:
     from kdaug.recipe import Recipe
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from kdaug.running import Outcome
     from kdaug.seeds import Seeds
     from kdaug.teacher import Teacher
-
-ROLES = ("teacher", "student", "judge")
 
 
 def recipe_options(sub: argparse.ArgumentParser, student: str = "") -> None:

@@ -12,8 +12,12 @@ from scripted import Scripted
 
 from kdaug.errors import BadRequest, ConfigError
 from kdaug.generators.panel import Panel
+from kdaug.recipe import Recipe, check_roles
 from kdaug.record import Discarded, Record, text_of, user
+from kdaug.source import Each
+from kdaug.stage import Stage
 from kdaug.teacher import Completion
+from kdaug.teachers.fake import Fake
 
 ASKED = Record(prompt=user("Why?"))
 
@@ -21,6 +25,14 @@ ASKED = Record(prompt=user("Why?"))
 def run(answers: dict[str, Any], seed: int = 0, **fields: Any) -> list[Any]:
     generate = Scripted(lambda role, prompt, sampling: answers[role])
     return list(asyncio.run(Panel(members=tuple(answers), **fields)([ASKED], generate, Random(seed))))
+
+
+def test_a_member_that_is_not_there_is_asked_for_as_the_command_line_takes_it() -> None:
+    recipe = Recipe(Each([ASKED]), [Stage(Panel())])
+    with pytest.raises(ConfigError, match=r"panel asks the role 'second': give one with --set roles.second=SPEC "):
+        check_roles(recipe, {"teacher": Fake()})
+    with pytest.raises(ConfigError, match=r"'teacher': give one with --teacher SPEC "):
+        check_roles(recipe, {})
 
 
 def test_each_member_answers() -> None:
