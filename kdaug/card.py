@@ -52,6 +52,7 @@ def write_card(facts: Mapping[str, Any], counts: Counts, hashes: Mapping[Kind, s
             teachers=teachers,
             authors=[code(t["name"]) for t in teachers if t["records"]],
             drops=_drops(facts, counts),
+            coverage=_coverage(facts),
             recipe=_yaml(facts["recipe"]).rstrip() if facts.get("recipe") else "",
         )
         + "\n"
@@ -130,6 +131,21 @@ def _drops(facts: Mapping[str, Any], counts: Counts) -> list[tuple[str, str, int
     for reason, number in sorted((selected.get("dropped") or {}).items(), key=lambda item: (-item[1], item[0])):
         drops.append((f"select.{selected['rule']}", reason, number))
     return [*drops, *(("dataset", reason, number) for reason, number in counts.left_out.items())]
+
+
+def _coverage(facts: Mapping[str, Any]) -> list[tuple[str, str, list[tuple[str, int]], list[str]]]:
+    """(stage, axis, records by value, values without any), the most frequent value first. Values that were to be drawn
+    are known from the source; elsewhere there are those alone that were met."""
+    axes = ((facts.get("recipe") or {}).get("source") or {}).get("axes") or {}
+    rows = []
+    for stage in facts.get("stages") or ():
+        counted = (stage.get("reports") or {}).get("coverage") or {}
+        for axis in dict.fromkeys((*axes, *counted)) if counted else ():
+            found = counted.get(axis, {})
+            if isinstance(found, Mapping):
+                kept = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+                rows.append((stage["name"], axis, kept, [v for v in map(str, axes.get(axis, ())) if v not in found]))
+    return rows
 
 
 def _size(number: int) -> str:

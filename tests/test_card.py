@@ -129,6 +129,19 @@ def test_a_card_without_facts_has_no_empty_sections() -> None:
     assert "\n\n\n" not in card and "\n\n\n" not in write_card(FACTS, COUNTS)
 
 
+def test_the_card_counts_what_was_kept_of_each_value_and_names_those_that_nobody_filled() -> None:
+    many = {f"m{n:03}": 1 for n in range(40)}
+    report = {"combinations": 3, "who": {"a nurse": 1, "a|b": 12}, "topic": many}
+    stage = {**FACTS["stages"][0], "reports": {"coverage": report}}
+    axes = {"who": ["a nurse", "a|b", "a judge", 7], "level": ["hard"]}
+    card = write_card({**FACTS, "recipe": {"source": {"axes": axes}}, "stages": [stage]}, COUNTS)
+    assert "| respond | who | 2 of 4 | a\\|b 12, a nurse 1 | a judge, 7 |" in card
+    assert "| respond | level | 0 of 1 |  | hard |" in card
+    [topic] = [line for line in card.splitlines() if line.startswith("| respond | topic | 40 | m000 1, ")]
+    assert topic.endswith("m029 1, and 10 values with 1 or less |  |")
+    assert "## Coverage" not in write_card(FACTS, COUNTS)
+
+
 def test_a_search_that_may_miss_says_how_much_it_finds() -> None:
     stage = {**FACTS["stages"][0], "reports": {"dedup": {"sampled": 2048, "recall": 0.9876}, "other": {"n": 1}}}
     card = write_card({**FACTS, "stages": [stage]}, COUNTS)

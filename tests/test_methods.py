@@ -51,7 +51,8 @@ def test_a_method_is_what_its_block_and_its_parts_say(tmp_path: Path) -> None:
     assert (method.faithful, method.departs, method.needs) == ("All of it.", "", ("sandbox",))
     assert method.roles == ["teacher", "student"]
     assert method.command == (
-        f"kdaug run {tmp_path}/mine.yaml --seeds seeds.jsonl --teacher openai:MODEL --student vllm:MODEL --out runs/mine"
+        f"kdaug run {tmp_path}/mine.yaml --seeds seeds.jsonl --teacher openai:MODEL --student vllm:MODEL "
+        "--out runs/mine"
     )
 
 
