@@ -9,9 +9,16 @@ from typing import Any, Protocol, TypeVar, Unpack
 
 from kdaug.errors import ParseError, TeacherError
 from kdaug.record import Discarded, Json, Message, Record
-from kdaug.teacher import Completion, Continues, SamplingArgs, TokenLogprobs
+from kdaug.teacher import Completion, Continues, SamplingArgs, TokenLogprobs, Until
 
 T = TypeVar("T")
+
+
+class Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+Shared = TypeVar("Shared", bound=Closable)
 
 
 class Generate(Protocol):
@@ -58,6 +65,17 @@ class Generate(Protocol):
     async def once(self, what: Json, do: Callable[[], Awaitable[Json]]) -> Json:
         """What `do` comes to, from the journal where a run that ended had done it already: a tool's result, or what a
         search of elsewhere found. `what` says what is done; equal ones are told apart by their order."""
+        ...
+
+    @property
+    def until(self) -> Until:
+        """Who waits for his turn elsewhere, for a slot of the sandbox say, awaits it through this: at the end of the
+        run it is called off, and the job stays open."""
+        ...
+
+    def shared(self, name: str, make: Callable[[], Shared]) -> Shared:
+        """The one thing of this name that a run has, made when it is first asked for and closed at the run's end: a
+        session with a server."""
         ...
 
     def branch(self, label: str | int) -> Generate:

@@ -12,10 +12,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from kdaug.calls import Calls, Scope
+from kdaug.calls import Calls
 from kdaug.errors import ConfigError, require
 from kdaug.generator import Generator
 from kdaug.record import Record
+from kdaug.scope import Scope
 from kdaug.shapes import BadRow, read_row, shape_of
 from kdaug.teacher import Teacher
 

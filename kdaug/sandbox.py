@@ -26,6 +26,7 @@ from weakref import WeakKeyDictionary
 
 from kdaug.errors import ConfigError
 from kdaug.seccomp import filter_for
+from kdaug.teacher import Until, patiently
 
 Exit = Literal["ok", "error", "timeout", "memory", "output", "killed"]
 
@@ -99,8 +100,11 @@ class Sandbox:
     limits: Limits = field(default_factory=Limits)
     packages: bool = False
 
-    async def run(self, code: str, *, stdin: str = "", files: Mapping[str, str] | None = None) -> Result:
+    async def run(
+        self, code: str, *, stdin: str = "", files: Mapping[str, str] | None = None, until: Until = patiently
+    ) -> Result:
         """Runs `code` as the main program in /tmp, beside `files` (by their names). No network, nothing is kept.
+        `until`: of a run that may end before it is this program's turn (`Generate.until`).
 
         When it returns, or is cancelled, all processes of the program have ended. Raises ConfigError where the kernel
         gives no sandbox: nothing is ever run outside of one.
@@ -110,8 +114,12 @@ class Sandbox:
         if sum(map(len, (code, stdin, *files.values()))) * 4 > self.limits.files << 20:
             return Result("error", stderr="the program is too large for its files")
         job = _job(self.limits, self.packages, code, stdin, files)
-        async with _slots():
+        slots = _slots()
+        await until(slots.acquire())
+        try:
             return await _run(job, self.limits)
+        finally:
+            slots.release()
 
 
 @cache

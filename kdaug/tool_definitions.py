@@ -10,22 +10,21 @@ import asyncio
 import importlib
 import inspect
 import re
-import shlex
 import textwrap
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import orjson
 
 from kdaug.errors import ConfigError, require, shorten
+from kdaug.mcp_session import client_of, tools_of
 from kdaug.prompts import shipped
 from kdaug.record import Json
 from kdaug.structured import Form, form_of
 
-T = TypeVar("T")
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}")
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
 _VERBS = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -284,39 +283,7 @@ def _schema(annotation: ast.expr | None) -> dict[str, Any]:
 
 
 def _of_server(source: str) -> list[Definition]:
-    async def ask() -> list[Definition]:
-        async with client as server:
-            listed = await server.list_tools()
-        return [Definition(t.name, t.description or "", dict(t.input_schema)) for t in listed.tools]
-
-    client = mcp_client(source)
-    return _apart(ask(), source)
-
-
-def mcp_client(source: str) -> Any:
-    """A client of the MCP server that `mcp:…` names. Raises ConfigError without the `mcp` package."""
-    require("mcp", "mcp", source)
-    from mcp import Client, StdioServerParameters
-
-    address = source.removeprefix("mcp:")
-    if address.startswith(("http://", "https://")):
-        return Client(address)
-    command, *arguments = shlex.split(address) or [""]
-    if not command:
-        raise ConfigError(f"tools {source!r}: which server? write mcp:COMMAND ARGUMENT … or mcp:https://…")
-    return Client(StdioServerParameters(command=command, args=arguments))
-
-
-def _apart(ask: Coroutine[Any, Any, T], source: str) -> T:
-    """The result of a coroutine, also where an event loop runs already: in a thread of its own."""
-    from mcp import MCPError
-
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            return thread.submit(asyncio.run, ask).result()
-        except (MCPError, OSError, ExceptionGroup) as e:
-            raise ConfigError(f"tools {source!r}: the MCP server cannot be asked ({_first(e)})") from e
-
-
-def _first(e: BaseException) -> BaseException:
-    return _first(e.exceptions[0]) if isinstance(e, BaseExceptionGroup) else e
+    client_of(source)  # what is wrong in its name is said here
+    with ThreadPoolExecutor(1) as thread:  # an event loop may run in this one
+        listed = thread.submit(asyncio.run, tools_of(source)).result()
+    return [Definition(tool.name, tool.description or "", dict(tool.input_schema)) for tool in listed]

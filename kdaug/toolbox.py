@@ -1,8 +1,8 @@
 """A toolbox: tools that are defined, and what comes of calling them.
 
 Functions of a `.py` file run in the sandbox, since a model chose their arguments; those of an importable module of the
-user's run here, tools of langchain-core and of an MCP server where they live. A file of definitions alone can be called
-by nobody: who needs observations then has a model make them up.
+user's run here, tools of langchain-core and of an MCP server where they live (one session with a server in a run). A
+file of definitions alone can be called by nobody: who needs observations then has a model make them up.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
@@ -20,9 +21,10 @@ import orjson
 
 from kdaug.errors import ConfigError
 from kdaug.generator import Generate
+from kdaug.mcp_session import McpSession
 from kdaug.record import Json, ToolCall
 from kdaug.sandbox import Limits, Sandbox
-from kdaug.tool_definitions import Definition, definitions, kind_of, mcp_client, text_of_file, tools_at
+from kdaug.tool_definitions import Definition, definitions, kind_of, text_of_file, tools_at
 
 Status = Literal["ok", "unknown", "invalid", "error"]
 CUT = 1024  # characters of an observation: ToolLLM, arXiv 2307.16789, authors' code
@@ -85,26 +87,28 @@ class Toolbox:
             return wrong
 
         async def make() -> Json:
-            status, text = await self._made(call)
+            status, text = await self._made(call, generate)
             return [status, text.encode(errors="replace").decode()]  # JSON has no half letters
 
         made: Any = await generate.once([self.digest, call.to_json()], make)
         return Observation(*made)
 
-    async def _made(self, call: Call) -> Observation:
+    async def _made(self, call: Call, generate: Generate) -> Observation:
         match kind_of(self.source):
             case "file":
-                return await self._in_sandbox(call)
+                return await self._in_sandbox(call, generate)
             case "server":
-                return await self._at_server(call)
+                session = generate.shared(self.source, partial(McpSession, self.source))
+                failed, text = await session.call(call.name, call.arguments, generate.until)
+                return Observation("error" if failed else "ok", text)
             case "objects" if self.source:
                 return await self._here(call)
         raise ConfigError(f"the tools of {self.source!r} are defined and cannot be called")
 
-    async def _in_sandbox(self, call: Call) -> Observation:
+    async def _in_sandbox(self, call: Call, generate: Generate) -> Observation:
         sandbox = Sandbox(Limits(cpu=2, memory=256))
         stdin = orjson.dumps([call.name, call.arguments]).decode()
-        ended = await sandbox.run(_CALL, stdin=stdin, files={"functions.py": self._text})
+        ended = await sandbox.run(_CALL, stdin=stdin, files={"functions.py": self._text}, until=generate.until)
         if ended.exit == "ok":
             return Observation("ok", ended.stdout.rstrip("\n").rpartition("\n")[2])
         last = ended.stderr.strip().rpartition("\n")[2]
@@ -122,17 +126,6 @@ class Toolbox:
             return Observation("ok", _told(await asyncio.to_thread(tool, **call.arguments)))
         except failures as e:
             return Observation("error", f"{type(e).__name__}: {e}")
-
-    async def _at_server(self, call: Call) -> Observation:
-        from mcp import MCPError
-
-        try:
-            async with mcp_client(self.source) as client:
-                found = await client.call_tool(call.name, dict(call.arguments))
-        except (MCPError, OSError, ExceptionGroup) as e:
-            return Observation("error", f"{type(e).__name__}: {e}")
-        text = "\n".join(part.text for part in found.content if getattr(part, "type", "") == "text")
-        return Observation("error" if found.is_error else "ok", text)
 
 
 # What a tool says by raising; anything else is a fault of the tool, and ends the run as any other.

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from random import Random
 
-from kdaug.calls import Calls, Closing, Scope
+from kdaug.calls import Calls, Closing
 from kdaug.errors import BudgetExceeded, KdaugError, ParseError, TeacherError, Unrecorded, shorten
 from kdaug.gate import Prepared
 from kdaug.journal import Commit, Dropped, Kept
 from kdaug.record import Discarded, Drop, Record
+from kdaug.scope import Scope
 from kdaug.source import Page
 from kdaug.stage import Job, Line, Worked
 

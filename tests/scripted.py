@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdaug.record import Message, text_of
-from kdaug.teacher import Completion, TokenLogprobs, as_messages
+from kdaug.teacher import Completion, TokenLogprobs, Until, as_messages, patiently
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Scripted:
     replies: Callable[[str, str, dict[str, Any]], str | Completion | Exception]
     calls: list[Call] = field(default_factory=list)
     scope: tuple[str, ...] = ()
+    things: dict[str, Any] = field(default_factory=dict)
     view: Callable[[Sequence[Message], Sequence[Message]], Sequence[float]] | None = None  # a white-box model's
 
     async def __call__(
@@ -77,8 +78,15 @@ class Scripted:
     async def once(self, what: Any, do: Callable[[], Awaitable[Any]]) -> Any:
         return await do()
 
+    @property
+    def until(self) -> Until:
+        return patiently
+
+    def shared(self, name: str, make: Callable[[], Any]) -> Any:
+        return self.things.get(name) or self.things.setdefault(name, make())
+
     def branch(self, label: str | int) -> Scripted:
-        return Scripted(self.replies, self.calls, (*self.scope, str(label)))
+        return Scripted(self.replies, self.calls, (*self.scope, str(label)), things=self.things)
 
     @property
     def prompts(self) -> list[str]:

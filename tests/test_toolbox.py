@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from random import Random
+from typing import Any, ClassVar
 
 import pytest
 from scripted import Scripted, in_turn
 
+import kdaug as kd
 from kdaug.errors import ConfigError
+from kdaug.generator import Generate
+from kdaug.record import Record, user
 from kdaug.tool_definitions import Definition, definitions
 from kdaug.toolbox import Call, Observation, Toolbox, same_calls
 
@@ -138,7 +143,11 @@ def test_sources_that_are_not_there() -> None:
 
 def answers(toolbox: Toolbox, *calls: Call) -> list[Observation]:
     async def ask() -> list[Observation]:
-        return [await toolbox.call(call, Scripted(in_turn())) for call in calls]
+        generate = Scripted(in_turn())
+        made = [await toolbox.call(call, generate) for call in calls]
+        for thing in generate.things.values():
+            await thing.aclose()
+        return made
 
     return asyncio.run(ask())
 
@@ -204,7 +213,33 @@ def test_the_shipped_tools() -> None:
     assert len(toolbox.digest) == 16
 
 
-@pytest.mark.slow  # starts a server, three times
+class Uses:
+    """A generator that calls a tool after its teacher."""
+
+    name: ClassVar[str] = "uses"
+    roles: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    async def __call__(self, parents: Sequence[Record], generate: Generate, rng: Random) -> Sequence[Record]:
+        await generate(parents[0].prompt)
+        await Toolbox("tools.py").call(Call("add", {"a": 1, "b": 2}), generate)
+        raise AssertionError("nobody's turn came")
+
+
+def test_a_tool_run_that_waits_for_its_turn_is_not_begun_after_the_end_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = asyncio.Semaphore(0)
+    monkeypatch.setattr("kdaug.sandbox.require_sandbox", lambda: None)
+    monkeypatch.setattr("kdaug.sandbox._slots", lambda: taken)
+    recipe = kd.Recipe(kd.Each([Record(prompt=user("one"))]), [kd.Stage(Uses())], max_time=0.2)
+
+    async def go() -> kd.Dataset:
+        return await asyncio.wait_for(kd.arun(recipe, tmp_path / "run", teacher=kd.Fake(), quiet=True), 20)
+
+    assert len(asyncio.run(go())) == 0
+
+
+@pytest.mark.slow  # starts a server, twice
 def test_an_mcp_server(tmp_path: Path) -> None:
     (file := tmp_path / "server.py").write_text(
         "from mcp.server.mcpserver import MCPServer\nserver = MCPServer('toy')\n\n"

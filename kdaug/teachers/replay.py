@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from kdaug.calls import nonce_of
 from kdaug.errors import ConfigError, TeacherError, TeacherUnavailable, Unrecorded, shorten
 from kdaug.journal import Journal
 from kdaug.record import text_of
+from kdaug.scope import nonce_of
 from kdaug.teacher import Completion, Request
 
 DEFAULT_SLOTS = 64  # of a run that did not note how many it had

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from scripted import Scripted, in_turn
 
-from kdaug.calls import Calls, Scope
+from kdaug.calls import Calls
 from kdaug.errors import ConfigError
 from kdaug.gates.ifd import Ifd, scores
 from kdaug.record import Drop, Message, Record, assistant, system, user
+from kdaug.scope import Scope
 from kdaug.teachers.local import Local
 
 RECORD = Record(
