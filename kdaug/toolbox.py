@@ -33,7 +33,11 @@ _CALL = """
 import json, sys
 name, arguments = json.load(sys.stdin)
 import functions
-print("\\n" + json.dumps(getattr(functions, name)(**arguments), ensure_ascii=False))
+try:
+    result = getattr(functions, name)(**arguments)
+except SystemExit as e:  # it has given nothing, whatever the code
+    sys.exit(f"SystemExit: {e.code}")
+print("\\n" + json.dumps(result, ensure_ascii=False))
 """
 
 

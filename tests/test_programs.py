@@ -41,6 +41,10 @@ def test_tests_come_in_several_forms_and_can_fail(tests: str, ran: int) -> None:
     assert (good.wrong, good.ran, good.passed, good.evidence) == (None, ran, 1.0, {"ran": ran, "failed": []})
     bad = trial("def add(a, b):\n    return a + b + 1\n", tests)
     assert (bad.wrong, bad.passed, bad.ran) == ("failed", 0.0, len(bad.failed))
+    for way in ("sys.exit(0)", "raise SystemExit"):
+        left = trial(f"import sys\ndef add(a, b): {way}", tests)
+        assert (left.wrong, left.passed, left.ran) == ("failed", 0.0, len(left.failed)), way
+        assert "SystemExit" in left.error and 'File "solution.py", line 2, in add' in left.error
 
 
 @pytest.mark.parametrize(

@@ -182,13 +182,17 @@ def test_the_users_own_functions_and_langchains_tools_are_called_here(monkeypatc
 def test_functions_of_a_file_run_in_the_sandbox(tmp_path: Path) -> None:
     (file := tmp_path / "f.py").write_text(
         "def power(a: int, b: int) -> int:\n    print('noise')\n    return a ** b\n\n"
-        "def peek(path: str) -> str:\n    return open(path).read()\n"
+        "def peek(path: str) -> str:\n    return open(path).read()\n\n"
+        "def leave() -> str:\n    print('left')\n    raise SystemExit(0)\n"
     )
     toolbox = Toolbox(str(file))
     assert toolbox.needs == ("sandbox",)
-    right, hidden = answers(toolbox, Call("power", {"a": 2, "b": 5}), Call("peek", {"path": str(file)}))
+    right, hidden, left = answers(
+        toolbox, Call("power", {"a": 2, "b": 5}), Call("peek", {"path": str(file)}), Call("leave", {})
+    )
     assert right == ("ok", "32")
     assert hidden.status == "error" and "FileNotFoundError" in hidden.text
+    assert left == ("error", "SystemExit: 0")
 
 
 def test_what_a_call_gave_is_taken_from_the_journal_and_a_wrong_call_is_not_made() -> None:
