@@ -26,7 +26,8 @@ class LongReasoning:
     The completion is `<think>…</think>` and the answer. The thought is what the teacher gives apart as its reasoning,
     or else all before the line of the answer. A trace that ends in another answer is `long_reasoning:wrong`, one that
     runs in circles (eight words in a row, four times) `long_reasoning:loops`, a right one that is shorter
-    `long_reasoning:shorter`, one without a thought `long_reasoning:no_thought`.
+    `long_reasoning:shorter`, of equally long ones all but the first `long_reasoning:tie`, one without a thought
+    `long_reasoning:no_thought`.
     """
 
     samples: int = 4
@@ -65,8 +66,10 @@ class LongReasoning:
             if length == longest and not kept:
                 kept.append(child)
             else:
-                told_ = {"words": length, "longest": longest}
-                turned_down.append(Discarded(child, Drop("long_reasoning:shorter", told_)))
+                why = "tie" if length == longest else "shorter"
+                turned_down.append(
+                    Discarded(child, Drop(f"long_reasoning:{why}", {"words": length, "longest": longest}))
+                )
         return [*kept, *turned_down]
 
 

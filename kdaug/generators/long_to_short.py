@@ -26,8 +26,8 @@ class LongToShort:
     shortest right one over each that is wrong and no shorter, or right and longer by `ratio` (long2short DPO).
     Lengths count words, the reasoning of a teacher that gives it apart among them.
 
-    Discarded: `long_to_short:wrong`, `long_to_short:longer` (right, not the shortest), and with `pairs`
-    `long_to_short:no_pair`.
+    Discarded: `long_to_short:wrong`, `long_to_short:longer` (right, not the shortest), `long_to_short:tie` (as short as
+    the one that stays), and with `pairs` `long_to_short:no_pair`.
     """
 
     samples: int = 8  # paper, §2.4: n = 8
@@ -68,10 +68,10 @@ class LongToShort:
         others = [reply for reply in right if reply is not best]
         if self.mode == "pairs":
             return [*self._pairs(record, best, others, wrong), *turned_down]
-        longer = [Drop("long_to_short:longer", {"words": length(r), "shortest": length(best)}) for r in others]
+        losing = [_not_shortest(length(reply), length(best)) for reply in others]
         return [
             answered(record, best, by=self.name),
-            *(Discarded(answered(record, r, by=self.name), d) for r, d in zip(others, longer, strict=True)),
+            *(Discarded(answered(record, r, by=self.name), d) for r, d in zip(others, losing, strict=True)),
             *(self._wrong(record, reply, reference) for reply in wrong),
             *turned_down,
         ]
@@ -92,6 +92,11 @@ class LongToShort:
     def _wrong(self, record: Record, reply: Completion, reference: str) -> Discarded:
         evidence = {"answer": shorten(final_answer(reply.text)), "reference": final_answer(reference)}
         return Discarded(answered(record, reply, by=self.name), Drop("long_to_short:wrong", {**evidence}))
+
+
+def _not_shortest(words: int, shortest: int) -> Drop:
+    why = "tie" if words == shortest else "longer"
+    return Drop(f"long_to_short:{why}", {"words": words, "shortest": shortest})
 
 
 def length(reply: Completion) -> int:

@@ -37,6 +37,14 @@ def test_the_longest_right_trace() -> None:
     assert made[0].prompt == RECORD.prompt
 
 
+def test_of_equally_long_ones_the_first_stays_and_the_others_are_a_tie() -> None:
+    left, right, long = "Add them.\nAnswer: 42", "Sum up.\nAnswer: 42", "Add them up.\nAnswer: 42"
+    made = make(LongReasoning(3), "Add.\nAnswer: 42", left, right)
+    assert "Add them." in text_of(made[0].completion) and reasons(made) == ["shorter", "tie"]
+    made = make(LongToShort(3), long, left, right)
+    assert text_of(made[0].completion) == left and reasons(made) == ["longer", "tie"]
+
+
 def test_reasoning_that_is_given_apart() -> None:
     (made,) = make(LongReasoning(1), Completion("It is 42.\nAnswer: 42", reasoning="Seven and five."))
     assert text_of(made.completion) == "<think>\nSeven and five.\n</think>\n\nIt is 42.\nAnswer: 42"
