@@ -7,8 +7,23 @@ from fractions import Fraction
 
 # "#### 72", "Answer: 72", "the answer is 72", "\boxed{72}": what stands before the final answer.
 _MARKER = re.compile(r"####|\\boxed\s*\{|\banswer[*_]*\s*(?:is\b\s*:?|[:=])[*_]*", re.IGNORECASE)
-# Whole, decimal or a fraction, with commas between thousands; "12,5" and "1,2,3" are none.
-_NUMBER = re.compile(r"(?<![\w.])(?<!\d[,/])-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))(?:/[1-9]\d*)?(?!\d|[.,/]\d)")
+# Whole, decimal, a fraction or 1e3, with commas between thousands; "12,5" and "1,2,3" are none.
+_NUMBER = re.compile(
+    r"(?<![\w.])(?<!\d[,/])-?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d))"
+    r"(?:/[1-9]\d*|[eE][+-]?\d{1,3})?(?!\d|[.,/]\d|[eE][+-]?\d)"
+)
+# What makes the number that follows or comes before it a part of a formula: 2^10, \sqrt{2}, n-2, 2\pi, 2x, 2 * y.
+_JOINED_BEFORE = re.compile(
+    r"""(?: [\^_]\{? | \}\{ | \\(?:sqrt|[dt]?frac)\{ | \\(?:times|cdot|div|pm|sqrt|pi|log|ln)\s*
+        | \b[a-zA-Z]\s*-\s* | [\w)}\]](?:[+*×·÷]|\s+[+*/×·÷]\s+) )$""",
+    re.VERBOSE,
+)
+_JOINED_BEHIND = re.compile(
+    r"""\^(?!\{?\\circ) | [({] | \s*(?:π|√|\\(?:pi|sqrt|[dt]?frac|times|cdot|div)|[inxyz]\b)
+        | (?:[+*/×·÷]|\s+[-+*/×·÷]\s+)[\w(\\√]""",
+    re.VERBOSE,
+)
+AROUND = 20  # characters before a number that are looked at
 # A number that stands for the whole answer: "$1,234.50", "x = 5", "72 clips a day"; not "Paris, 1889" or "1+x".
 _BESIDE = r"[^\w+*/^=-]*"
 _NUMERIC = re.compile(rf"^[^\w.-]*(?:\w+\s*=\s*)?[^\w.-]*{_NUMBER.pattern}{_BESIDE}(?:[^\W\d]+{_BESIDE}){{0,3}}$")
@@ -29,14 +44,18 @@ def same_answer(text: str, reference: str) -> bool:
     """Whether a solution ends in the reference's answer.
 
     Where the reference's answer is a number: the last number after the solution's marker (of the whole text, where it
-    has none), compared exactly ("1,234." is 1234, "0.50" is 1/2). Else: the same text, whatever its case, spacing and
-    the punctuation round it.
+    has none), compared exactly ("1,234." is 1234, "0.50" is 1/2, "1e3" is 1000). Else: the same text, whatever its
+    case, spacing and the punctuation round it.
     """
     wanted, given = final_answer(reference), final_answer(text)
-    if _NUMERIC.match(_plain(wanted)):
-        number = last_number(given)
-        return number is not None and number == last_number(wanted)
+    if (number := as_number(wanted)) is not None:
+        return last_number(given) == number
     return bool(_bare(wanted)) and _bare(given) == _bare(wanted)
+
+
+def as_number(answer: str) -> Fraction | None:
+    """The number that is a final answer as a whole ("$1,234.50", "x = 5", "72 clips a day"); None for any other."""
+    return last_number(answer) if _NUMERIC.match(_plain(answer)) else None
 
 
 def ballot(text: str) -> str | None:
@@ -45,20 +64,29 @@ def ballot(text: str) -> str | None:
     if not _MARKER.search(text):
         return None
     given = final_answer(text)
-    if _NUMERIC.match(_plain(given)):
-        return str(last_number(given))
-    return _bare(given) or None
+    number = as_number(given)
+    return str(number) if number is not None else _bare(given) or None
 
 
 def last_number(text: str) -> Fraction | None:
-    """The last number in a text, exactly; None where there is none."""
-    found = _NUMBER.findall(_plain(text))
-    return Fraction(found[-1].replace(",", "")) if found else None
+    """The last number in a text, exactly; None where there is none, or where it is but a part of a formula, as in
+    2\\sqrt{2}."""
+    text = _plain(text)
+    found = list(_NUMBER.finditer(text))
+    if not found:
+        return None
+    last = found[-1]
+    if _JOINED_BEFORE.search(text[: last.start()][-AROUND:]) or _JOINED_BEHIND.match(text, last.end()):
+        return None
+    try:
+        return Fraction(last[0].replace(",", ""))
+    except ValueError:  # of more digits than Python reads (sys.get_int_max_str_digits)
+        return None
 
 
 def _plain(text: str) -> str:
-    """Typographic minus and LaTeX fractions as plain text."""
-    return re.sub(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text.replace("−", "-"))
+    """Typographic minus and LaTeX fractions as plain text; 1\\frac{1}{2} is left as it is, which is not 11/2."""
+    return re.sub(r"(?<!\d)\\[dt]?frac\{(\d+)\}\{(\d+)\}", r"\1/\2", text.replace("−", "-"))
 
 
 def _bare(text: str) -> str:
