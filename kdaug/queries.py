@@ -20,6 +20,8 @@ ROWS = 10_000
 SIZE = 1_000_000  # bytes of a text or a statement
 PAGES = 16_384  # of a database: 64 MB
 READING = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
+# SQLite would answer with its plan, whose rows are not the query's.
+EXPLAINS = re.compile(r"(?>[\s;\ufeff]|--[^\n]*|/\*.*?\*/)*explain\b", re.IGNORECASE | re.DOTALL)
 NEVER = frozenset({sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH, sqlite3.SQLITE_PRAGMA})
 
 Row = tuple[Any, ...]  # Any: what a database holds
@@ -104,6 +106,8 @@ def answer(question: Sequence[str]) -> tuple[Wrong | None, str, Sequence[str], S
             database.set_authorizer(building)
             database.executescript(schema)
             stage = "failed"
+            if EXPLAINS.match(query):
+                return "forbidden", "EXPLAIN gives SQLite's plan, not an answer", (), ()
             database.set_authorizer(reading)
             cursor = database.execute(query)
             rows = [tuple(map(_plain, row)) for row in cursor.fetchmany(ROWS + 1)]

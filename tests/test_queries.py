@@ -32,6 +32,7 @@ def test_a_query_gives_its_rows() -> None:
         (2.0, "00ff", "inf"),
     )
     assert ask("SELECT title FROM book WHERE 0").rows == ()
+    assert ask("/* explain */ SELECT 1 AS explain").rows == ((1,),)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,8 @@ def test_a_query_gives_its_rows() -> None:
         ("", "forbidden"),
         ("-- nothing", "forbidden"),
         ("SELECT '\x00", "failed"),
+        ("EXPLAIN SELECT title FROM book", "forbidden"),
+        ("-- see\n/* a */; explain query plan SELECT title FROM book", "forbidden"),
         ("DELETE FROM book", "forbidden"),
         ("INSERT INTO book VALUES ('D', 1, 1)", "forbidden"),
         ("DROP TABLE book", "forbidden"),
@@ -118,6 +121,7 @@ def test_results_are_compared_as_results() -> None:
         ("SELECT title FROM book WHERE pages = 1", {}, "sql:empty"),
         ("SELECT x FROM book", {}, "sql:failed"),
         ("DROP TABLE book", {}, "sql:forbidden"),
+        ("EXPLAIN SELECT title FROM book", {}, "sql:forbidden"),
         ("SELECT 1", {"schema": "CREATE TABLE"}, "sql:schema"),
         ("SELECT 1", {"schema": ""}, "sql:no_schema"),
         ("", {}, "sql:none"),
