@@ -132,7 +132,7 @@ class Calls:
             timed[1] += time.perf_counter() - started
             if isinstance(reply, Completion):
                 speaker = reply.teacher or speaker
-                fit = form.read(reply).fit if form is not None and not reply.tool_calls else ""
+                fit = (await form.read(reply)).fit if form is not None and not reply.tool_calls else ""
                 reply = replace(reply, fit=fit, teacher=speaker, key=key)
                 self.stats.prompt_tokens += reply.usage.prompt_tokens
                 self.stats.completion_tokens += reply.usage.completion_tokens

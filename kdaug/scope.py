@@ -99,16 +99,18 @@ class Scope:
         be cut off again). Raises ParseError where that does not help either."""
         used = reply.usage
         if reply.fit == "wrong" and not reply.cut:
-            second = form.corrected(request, reply)
+            second = await form.corrected(request, reply)
             digest = second.digest(self._calls.teacher(role).name)
             reply = await self._reply(role, second, digest, occurrence + SECOND_TURN, form)
             used = Usage(
                 used.prompt_tokens + reply.usage.prompt_tokens, used.completion_tokens + reply.usage.completion_tokens
             )
+        if reply.fit == "repaired":
+            reading = await form.read(reply)
+            reply = replace(reply, fit=reading.fit, text=reading.text or reply.text)
         if reply.fit == "wrong":
             raise ParseError("schema", reply.text)
-        text = form.read(reply).text if reply.fit == "repaired" else reply.text
-        return replace(reply, text=text, usage=used)
+        return replace(reply, usage=used)
 
     async def logprobs(
         self, prompt: Sequence[Message], completion: Sequence[Message], *, role: str = "teacher", top_k: int = 0

@@ -12,18 +12,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 
-from kdaug.errors import ConfigError, shorten
+from kdaug import schemas
+from kdaug.errors import ConfigError
 from kdaug.prompts import render
 from kdaug.record import Json, Message
 from kdaug.sketch import sketch
 from kdaug.teacher import Completion, Fit, Request, Schema
-
-if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
 
 START = re.compile(r"[\[{]")
 EDGES = " \t\r\n\"'`*.!"  # what models put round a choice
@@ -46,17 +44,17 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.kind == "json":
-            _ = self._validator
+            schemas.validator(self._schema)
         elif self.kind == "regex":
             try:
                 re.compile(self.wanted)
-            except re.error as e:
+            except (re.error, RecursionError, OverflowError) as e:
                 raise ConfigError(f"schema: {self.wanted!r} is no regular expression: {e}") from e
 
     def asked(self, request: Request) -> Request:
         """The request with the form in words, at the end of what the user said last."""
         drawn = sketch(self.wanted) if self.kind == "json" else None
-        wanted = orjson.dumps(self.wanted).decode() if self.kind == "json" else self.wanted
+        wanted = self._schema if self.kind == "json" else self.wanted
         words = render("structured/ask", kind=self.kind, wanted=wanted, sketch=drawn)
         messages = list(request.messages)
         at = max((i for i, m in enumerate(messages) if m.role == "user"), default=None)
@@ -66,34 +64,34 @@ class Form:
             messages[at] = replace(messages[at], content=f"{messages[at].content}\n\n{words}")
         return replace(request, messages=tuple(messages))
 
-    def corrected(self, request: Request, reply: Completion) -> Request:
+    async def corrected(self, request: Request, reply: Completion) -> Request:
         """The next turn of a request whose reply was wrong: it says what the matter is."""
-        words = render("structured/correct", problem=self.read(reply).problem)
+        words = render("structured/correct", problem=(await self.read(reply)).problem)
         # Several APIs refuse an empty turn.
         turns = (Message("assistant", reply.text.strip() or "(empty)"), Message("user", words))
         return replace(request, messages=request.messages + turns)
 
-    def read(self, reply: Completion) -> Reading:
+    async def read(self, reply: Completion) -> Reading:
         """A reply that was cut off is not repaired: its end would be made up."""
         match self.kind:
             case "json":
-                return self._read_json(reply.text, reply.cut)
+                return await self._read_json(reply.text, reply.cut)
             case "regex":
-                return self._read_regex(reply.text)
+                return await self._read_regex(reply.text)
             case _:
                 return self._read_choice(reply.text)
 
-    def _read_json(self, text: str, cut: bool) -> Reading:
+    async def _read_json(self, text: str, cut: bool) -> Reading:
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError as e:
             problem = "it breaks off in the middle" if cut else f"it is not one JSON value ({e})"
         else:
-            wrong = self.flaw(value)
+            wrong = await self.flaw(value)
             return Reading("wrong", problem=wrong) if wrong else Reading("valid", text)
         found: list[str] = []
         for plain in () if cut else _values(text):
-            wrong = self.flaw(orjson.loads(plain))
+            wrong = await self.flaw(orjson.loads(plain))
             if not wrong and plain not in found:
                 found.append(plain)
             problem = wrong or problem
@@ -101,13 +99,14 @@ class Form:
             return Reading("repaired", found[0])
         return Reading("wrong", problem="it holds several JSON values" if found else problem)
 
-    def _read_regex(self, text: str) -> Reading:
-        if re.fullmatch(self.wanted, text):
-            return Reading("valid", text)
-        for bare in (text.strip(), text.strip(EDGES)):
-            if re.fullmatch(self.wanted, bare):
-                return Reading("repaired", bare)
-        return Reading("wrong", problem=f"it does not match {self.wanted} as a whole")
+    async def _read_regex(self, text: str) -> Reading:
+        given = (text, text.strip(), text.strip(EDGES))
+        match = await schemas.matching(self.wanted, given)
+        if match is None:
+            return Reading("wrong", problem=schemas.SLOW)
+        if True not in match:
+            return Reading("wrong", problem=f"it does not match {self.wanted} as a whole")
+        return Reading("valid" if match[0] else "repaired", given[match.index(True)])
 
     def _read_choice(self, text: str) -> Reading:
         if text in self.wanted:
@@ -122,37 +121,22 @@ class Form:
             return Reading("repaired", bare[named.pop()])
         return Reading("wrong", problem=f"it {'names several' if named else 'is none'} of the given choices")
 
+    async def flaw(self, value: Json) -> str | None:
+        """What a JSON schema finds wrong with a value, in a line; `kdaug.schemas.SLOW` where that is not told within
+        its limits."""
+        return await schemas.flaw(self._schema, value)
+
     @cached_property
-    def _validator(self) -> Validator:
-        from jsonschema import Draft202012Validator, SchemaError
-        from jsonschema.validators import validator_for
-        from referencing import Registry
-
-        kind = validator_for(self.wanted, default=Draft202012Validator)
-        try:
-            kind.check_schema(self.wanted)
-        except SchemaError as e:
-            raise ConfigError(f"schema: not a JSON schema: {shorten(e.message)} (at {e.json_path})") from e
-        made: Validator = kind(self.wanted, registry=Registry())  # an empty one: a $ref is never fetched
-        return made
-
-    def flaw(self, value: Json) -> str | None:
-        """What a JSON schema finds wrong with a value, in a line."""
-        from jsonschema.exceptions import best_match
-        from referencing.exceptions import Unresolvable
-
-        try:
-            error = best_match(self._validator.iter_errors(value))
-        except (Unresolvable, re.error) as e:
-            raise ConfigError(f"schema: cannot be applied: {shorten(str(e))}") from e
-        except RecursionError:
-            return "it is nested too deeply"
-        return None if error is None else f"{shorten(error.message, 300)} (at {error.json_path})"
+    def _schema(self) -> str:
+        return orjson.dumps(self.wanted).decode()
 
 
 def form_of(schema: Schema) -> Form:
     """The form that `as_schema` describes. Raises ConfigError where it cannot be kept to."""
-    return _form(orjson.dumps(schema))
+    try:
+        return _form(orjson.dumps(schema))
+    except orjson.JSONEncodeError as e:
+        raise ConfigError(f"schema: cannot be written as JSON: {e}") from e
 
 
 @lru_cache(maxsize=256)
@@ -186,8 +170,9 @@ def _values(text: str) -> Iterator[str]:
 
 
 def _plain(value: Any) -> Iterator[str]:
-    """A value as JSON: none where no JSON can hold it (an integer of more than 64 bits, half of a letter)."""
+    """A value as JSON: none where no JSON can hold it (NaN, an integer of more than 64 bits, half of a letter)."""
     try:
+        json.dumps(value, allow_nan=False)  # orjson would make a null of NaN
         yield orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
+    except (ValueError, RecursionError, orjson.JSONEncodeError):
         return

@@ -61,9 +61,9 @@ class Definition:
         }
         return {"type": "function", "function": told}
 
-    def flaw(self, arguments: object) -> str | None:
+    async def flaw(self, arguments: object) -> str | None:
         """What is wrong with a call's arguments, in a line. Raises ConfigError for a `$ref` that leads nowhere."""
-        return self._form.flaw(arguments) if isinstance(arguments, dict) else "the arguments are no object"
+        return await self._form.flaw(arguments) if isinstance(arguments, dict) else "the arguments are no object"
 
     @property
     def closed(self) -> dict[str, Any]:

@@ -93,7 +93,7 @@ async def observed(
     if step.kind == "malformed":
         told = Observation("invalid", f"{FINISH} needs return_type, and final_answer with {ANSWER}")
         return _told(step, step.call, told)
-    if wrong := flaw_of(step.call, offered):
+    if wrong := await flaw_of(step.call, offered):
         name = UNKNOWN if wrong.status == "unknown" else step.call.name
         return _told(step, Call(name, step.call.arguments), wrong)
     if toolbox.callable:

@@ -87,7 +87,7 @@ class Toolbox:
     async def call(self, call: Call, generate: Generate, offered: Sequence[Definition] | None = None) -> Observation:
         """Checks a call and makes it, once: a run that goes on has what it gave. `offered`: the tools that may be
         called (all of them). What a tool raises is an observation; nothing is raised but ConfigError."""
-        if wrong := flaw_of(call, self.definitions if offered is None else offered):
+        if wrong := await flaw_of(call, self.definitions if offered is None else offered):
             return wrong
 
         async def make() -> Json:
@@ -151,12 +151,12 @@ def _told(value: Any) -> str:
         return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address differs from run to run
 
 
-def flaw_of(call: Call, offered: Sequence[Definition]) -> Observation | None:
+async def flaw_of(call: Call, offered: Sequence[Definition]) -> Observation | None:
     """What is wrong with a call before it is made."""
     tool = next((definition for definition in offered if definition.name == call.name), None)
     if tool is None:  # by its whole name: a suffix or an empty name would fit a wrong tool
         return Observation("unknown", f"there is no tool {call.name!r}")
-    wrong = tool.flaw(call.arguments)
+    wrong = await tool.flaw(call.arguments)
     return Observation("invalid", wrong) if wrong else None
 
 

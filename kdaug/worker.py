@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import json
-import resource
 import select
 import subprocess
 import sys
@@ -51,7 +50,10 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             command = [sys.executable, "-m", self.module, str(self.cpu), str(self.memory)]
-            self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            # A session of its own: Ctrl-C is the run's to hear, which still has the answers that it waits for.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
             atexit.register(self._end)
         return self._process
 
@@ -67,6 +69,8 @@ class Worker:
 def serve(answer: Callable[[Any], Any]) -> None:
     """The worker's side: answers until its stdin ends. Each question has its own CPU time; at its end the kernel ends
     the process, whatever it is at."""
+    import resource  # not everywhere
+
     cpu, memory = int(sys.argv[1]), int(sys.argv[2]) << 20
     with suppress(ValueError, OSError):  # not everywhere
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

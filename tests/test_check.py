@@ -55,4 +55,4 @@ NODE = {
 @pytest.mark.parametrize("schema", [{"json": NODE}, {"choice": ["yes", "no"]}])
 def test_a_scripted_reply_keeps_to_a_schema(schema: dict[str, object]) -> None:
     reply = asyncio.run(Fake().generate(Request(as_messages("Go."), Sampling(schema=schema))))
-    assert form_of(schema).read(reply).fit == "valid"
+    assert asyncio.run(form_of(schema).read(reply)).fit == "valid"

@@ -33,6 +33,7 @@ ROWS = (
             "worker",
             "queries",
             "equality",
+            "schemas",
             "harness",
             "programs",
             "tool_definitions",

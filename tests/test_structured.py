@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ assert PERSON is not None
 
 
 def read(schema: Schema, text: str, *, cut: bool = False) -> tuple[str, str]:
-    reading = form_of(schema).read(Completion(text, finish_reason="length" if cut else "stop"))
+    reading = asyncio.run(form_of(schema).read(Completion(text, finish_reason="length" if cut else "stop")))
     return reading.fit, reading.text
 
 
@@ -77,6 +78,11 @@ def test_json_is_mended(text: str) -> None:
 )
 def test_what_is_not_in_it_is_not_made_up(text: str) -> None:
     assert read(PERSON, text)[0] == "wrong"
+
+
+@pytest.mark.parametrize("text", ["[NaN]", "So: [NaN]", "[-Infinity]", "So: [1e999]"])
+def test_what_json_cannot_hold_is_not_made_a_null(text: str) -> None:
+    assert read({"json": {"items": {"type": ["number", "null"]}}}, text)[0] == "wrong"
 
 
 def test_valid_json_stays_word_for_word() -> None:

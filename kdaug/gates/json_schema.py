@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import orjson
+
 from kdaug.errors import ConfigError
 from kdaug.gate import Gate, Prepared
-from kdaug.record import Drop, text_of
+from kdaug.generator import Generate
+from kdaug.record import Drop, Json, Record, text_of
+from kdaug.schemas import SLOW
 from kdaug.structured import form_of
-from kdaug.teacher import Completion
+
+SHOWN = 20  # characters of what is no JSON
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,9 @@ class JsonSchema(Gate):
     """Drops records whose answer is not JSON, and nothing but JSON, valid under a JSON schema.
 
     The schema is the record's own, in `meta[meta]`, or else `schema`. Reasons: `json_schema:invalid` with what is
-    wrong, `json_schema:no_schema`, and `json_schema:bad_schema` for a record's own that is none.
+    wrong, `json_schema:duplicate_key` (JSON leaves open which of the values counts, so readers differ),
+    `json_schema:timeout` where a schema with a regular expression takes too long, `json_schema:no_schema`, and
+    `json_schema:bad_schema` for a record's own that is none.
     """
 
     schema: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
@@ -30,17 +39,48 @@ class JsonSchema(Gate):
         if self.schema:
             form_of({"json": dict(self.schema)})
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        record = prepared.record
+    async def prepare(self, record: Record, generate: Generate) -> Prepared:
+        return Prepared(record, await self._flaw(record))
+
+    async def _flaw(self, record: Record) -> Drop | None:
         own = record.meta.get(self.meta)
         schema = own if isinstance(own, dict) else dict(self.schema)
         if not schema:
             return Drop("json_schema:no_schema")
+        text = text_of(record.completion)
         try:
-            reading = form_of({"json": schema}).read(Completion(text_of(record.completion)))
+            wrong = await form_of({"json": schema}).flaw(orjson.loads(text))
+        except orjson.JSONDecodeError as e:
+            there = f", at {text[e.pos : e.pos + SHOWN]!r}" if e.pos < len(text) else ""
+            return Drop("json_schema:invalid", {"problem": f"it is not one JSON value ({e}{there})"})
         except ConfigError as e:
             return Drop("json_schema:bad_schema", {"problem": str(e)})
-        if reading.fit == "valid":
-            return None
-        problem = reading.problem or "there is something around the JSON value"
-        return Drop("json_schema:invalid", {"problem": problem})
+        if wrong is None:
+            return _duplicate_key(text)
+        return Drop("json_schema:timeout" if wrong == SLOW else "json_schema:invalid", {"problem": wrong})
+
+
+def _duplicate_key(text: str) -> Drop | None:
+    try:
+        _STRICT.decode(text)
+    except _Twice as e:
+        return Drop("json_schema:duplicate_key", {"problem": f"the key {e.key!r} stands more than once in an object"})
+    except RecursionError:
+        return Drop("json_schema:invalid", {"problem": "it is nested too deeply"})
+    return None
+
+
+class _Twice(Exception):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+
+def _with_each_key_once(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    known = dict(pairs)
+    if len(known) < len(pairs):
+        raise _Twice(Counter(key for key, _ in pairs).most_common(1)[0][0])
+    return known
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_with_each_key_once)

@@ -10,7 +10,9 @@ import orjson
 
 from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
-from kdaug.record import Drop, Json, ToolCall
+from kdaug.generator import Generate
+from kdaug.record import Drop, Json, Record, ToolCall
+from kdaug.schemas import SLOW
 from kdaug.tool_definitions import from_json, named
 
 
@@ -20,23 +22,29 @@ class ToolCalls(Gate):
 
     Each call must name one of the record's tools (`tool_calls:unknown`), its arguments must be a JSON object
     (`tool_calls:not_json`) that is valid under the tool's parameters (`tool_calls:arguments`); an argument that these
-    do not name is wrong, unless they say `additionalProperties`. A tool whose schema is none: `tool_calls:bad_tool`.
-    With `need` an answer without a call falls too (`tool_calls:none`).
+    do not name is wrong, unless they say `additionalProperties`. A tool whose schema is none is `tool_calls:bad_tool`,
+    one that cannot be applied in time (a regular expression) `tool_calls:timeout`. With `need` an answer without a call
+    falls too (`tool_calls:none`).
     """
 
     need: bool = False
 
     name: ClassVar[str] = "tool_calls"
 
-    def decide(self, prepared: Prepared) -> Drop | None:
-        record = prepared.record
+    async def prepare(self, record: Record, generate: Generate) -> Prepared:
+        return Prepared(record, await self._flaw(record))
+
+    async def _flaw(self, record: Record) -> Drop | None:
         calls = [call for message in record.completion or () for call in message.tool_calls]
         if not calls:
             return Drop("tool_calls:none") if self.need else None
-        return next((drop for call in calls if (drop := flaw_of_call(call, record.tools))), None)
+        for call in calls:
+            if drop := await flaw_of_call(call, record.tools):
+                return drop
+        return None
 
 
-def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
+async def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
     evidence: dict[str, Json] = {"tool": call.name, "arguments": shorten(call.arguments, 400)}
     offered = {name: tool for tool in tools if (name := named(tool)) is not None}
     if call.name not in offered:
@@ -48,7 +56,8 @@ def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
     if not isinstance(arguments, dict):
         return Drop("tool_calls:not_json", {**evidence, "problem": "the arguments are no object"})
     try:
-        wrong = from_json(offered[call.name], "the record").flaw(arguments)
+        wrong = await from_json(offered[call.name], "the record").flaw(arguments)
     except ConfigError as e:
         return Drop("tool_calls:bad_tool", {**evidence, "problem": str(e)})
-    return Drop("tool_calls:arguments", {**evidence, "problem": wrong}) if wrong else None
+    reason = "tool_calls:timeout" if wrong == SLOW else "tool_calls:arguments"
+    return Drop(reason, {**evidence, "problem": wrong}) if wrong else None

@@ -90,15 +90,15 @@ class ApiGen:
             tools=tuple(definition.to_json() for definition in offered),
             meta={},
         )
-        if drop := self._flaw(query, style, offered, calls, parents):
+        if drop := await self._flaw(query, style, offered, calls, parents):
             return [Discarded(child, drop)]
         return [await self._checked(child, query, calls, offered, generate)]
 
-    def _flaw(
+    async def _flaw(
         self, query: str, style: str, offered: Sequence[Definition], calls: Sequence[Call], parents: Sequence[Record]
     ) -> Drop | None:
         """What can be seen without running anything."""
-        wrong = "the query is empty" if not query else format_flaw(calls, offered)
+        wrong = "the query is empty" if not query else await format_flaw(calls, offered)
         if wrong:
             return Drop("apigen:format", {"problem": wrong})
         if wrong := style_flaw(style, calls):
@@ -121,11 +121,11 @@ class ApiGen:
         return child
 
 
-def format_flaw(calls: Sequence[Call], offered: Sequence[Definition]) -> str | None:
+async def format_flaw(calls: Sequence[Call], offered: Sequence[Definition]) -> str | None:
     """What is wrong with the form of calls: none at all, a tool that was not shown, arguments against its schema."""
-    wrong = next(((call, found) for call in calls if (found := flaw_of(call, offered))), None)
-    if wrong:
-        return f"{wrong[0].name}: {wrong[1].text}"
+    for call in calls:
+        if wrong := await flaw_of(call, offered):
+            return f"{call.name}: {wrong.text}"
     return None if calls else "there is no call"
 
 

@@ -81,7 +81,7 @@ class ToolAlpaca:
         return None if any(step.kind == "call" and step.observation.status == "ok" for step in steps) else "no_call"
 
     async def _played(self, step: Step, record: Record, offered: Sequence[Definition], generate: Generate) -> Step:
-        if step.call.name != ASK.name or ASK.flaw(step.call.arguments):
+        if step.call.name != ASK.name or await ASK.flaw(step.call.arguments):
             return await observed(step, PLAYED, offered, generate)
         asked = render("toolalpaca/detail", query=text_of(record.prompt), question=step.call.arguments["question"])
         reply = await generate(asked, temperature=self.temperature, max_tokens=self.max_tokens)

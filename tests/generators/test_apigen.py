@@ -118,11 +118,13 @@ def test_a_reply_of_another_form_is_no_item() -> None:
 
 
 def test_form() -> None:
-    assert format_flaw([Call("add", {"a": 1})], [ADD]) == "add: 'b' is a required property (at $)"
-    assert format_flaw([Call("add", {"a": 1, "b": 2, "c": 3})], [ADD]).startswith("add: Additional properties")  # type: ignore[union-attr] # it is a text
-    assert format_flaw([Call("sub", {})], [ADD]) == "sub: there is no tool 'sub'"
-    assert format_flaw([], [ADD]) == "there is no call"
-    assert format_flaw([Call("add", {"a": 1, "b": 2})] * 2, [ADD]) is None
+    assert asyncio.run(format_flaw([Call("add", {"a": 1})], [ADD])) == "add: 'b' is a required property (at $)"
+    assert asyncio.run(format_flaw([Call("add", {"a": 1, "b": 2, "c": 3})], [ADD])).startswith(
+        "add: Additional properties"
+    )  # type: ignore[union-attr] # it is a text
+    assert asyncio.run(format_flaw([Call("sub", {})], [ADD])) == "sub: there is no tool 'sub'"
+    assert asyncio.run(format_flaw([], [ADD])) == "there is no call"
+    assert asyncio.run(format_flaw([Call("add", {"a": 1, "b": 2})] * 2, [ADD])) is None
 
 
 @pytest.mark.parametrize(

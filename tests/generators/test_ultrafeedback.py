@@ -103,7 +103,7 @@ FORM = form_of({"json": rating_form(4, may_not_apply=True)})
     ],
 )
 def test_the_form_of_ratings_is_strict(text: str, fit: str) -> None:
-    assert FORM.read(Completion(text)).fit == fit
+    assert asyncio.run(FORM.read(Completion(text))).fit == fit
 
 
 def test_what_does_not_apply_is_no_number_and_only_honesty_may_not_apply() -> None:
@@ -113,7 +113,7 @@ def test_what_does_not_apply_is_no_number_and_only_honesty_may_not_apply() -> No
         "ultrafeedback": 4.0,
     }
     plain = form_of({"json": rating_form(4, may_not_apply=False)})
-    assert plain.read(Completion(ratings(1, "N/A", 3, 4))).fit == "wrong"
+    assert asyncio.run(plain.read(Completion(ratings(1, "N/A", 3, 4)))).fit == "wrong"
     assert [name for name, text in listed("ultrafeedback/aspects") if "N/A" in text] == ["honesty"]
 
 

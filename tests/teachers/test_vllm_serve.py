@@ -138,7 +138,7 @@ def test_a_schema_binds_every_reply(server: dict[str, str], tmp_path: Path, sche
     form = form_of(schema)
     whole = [reply for reply in asyncio.run(ask()) if not reply.cut]  # white space without end is JSON's form too
     assert whole
-    assert {form.read(reply).fit for reply in whole} == {"valid"}
+    assert {asyncio.run(form.read(reply)).fit for reply in whole} == {"valid"}
 
 
 def test_it_answers_its_owner_and_its_death_quotes_its_log(serve: Serve) -> None:
