@@ -42,12 +42,15 @@ class Attributes:
         if self.draws is not None and self.draws < 1:
             raise ConfigError(f"attributes: draws is {self.draws}; it must be at least 1")
 
+    @property
+    def jobs(self) -> int:
+        return self.draws or len(self.seeds) * max(len(values) for values in self.axes.values())
+
     def start(self, held_out: Collection[str] = ()) -> Attributes:
         return replace(self)
 
     def draw(self, rng: Random) -> tuple[Record, ...] | None:
-        limit = self.draws or len(self.seeds) * max(len(values) for values in self.axes.values())
-        if self._drawn >= limit:
+        if self._drawn >= self.jobs:
             return None
         seed = self.seeds[self._drawn % len(self.seeds)]
         self._drawn += 1

@@ -17,6 +17,7 @@ from typing import Any
 from kdaug.errors import ConfigError, require, shorten
 from kdaug.plain_yaml import plain_yaml
 from kdaug.record import Json, Record, text_of, user
+from kdaug.shapes import Garbled
 from kdaug.source import WithOthers
 from kdaug.words import words
 
@@ -71,15 +72,30 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(p for p in inside if not any(part.startswith(".") for part in p.relative_to(folder).parts))
 
 
-def documents_in(source: Path) -> Iterator[tuple[str, dict[str, Json]]]:
+class Unreadable(ConfigError):
+    """A document that cannot be read: where, and why."""
+
+    def __init__(self, place: str | Path, wrong: str) -> None:
+        super().__init__(f"{place}: {wrong}")
+        self.place, self.wrong = str(place), wrong
+
+
+def documents_in(source: Path) -> Iterator[tuple[str, dict[str, Json] | Garbled]]:
     """(place, row) of every document of a folder, or of the one file; a row has `document` and `meta`.
 
-    Raises ConfigError for a file that cannot be read; an empty one, and one of another kind, is passed over.
+    A file of a folder that cannot be read is a row that says so; the one file alone is raised as `Unreadable`. An empty
+    one, and one of another kind, is passed over.
     """
     for path in files_in(source) if source.is_dir() else [source]:
         if not is_document(path):
             continue
-        text = _text_of(path)
+        try:
+            text = _text_of(path)
+        except Unreadable as e:
+            if not source.is_dir():
+                raise
+            yield e.place, Garbled(e.wrong, "", document=True)
+            continue
         name = path.relative_to(source).as_posix() if source.is_dir() else path.name
         about: dict[str, Json] = {"file": name}
         if language := CODE.get(path.suffix.lower()):
@@ -102,18 +118,21 @@ def left_out(folder: Path) -> str:
 
 def _text_of(path: Path) -> str:
     """A file's text. NUL bytes, which no model reads, become the replacement character: every offset stays."""
-    text = _converted(path) if path.suffix.lower() in CONVERTED else plain_text(path)
+    try:
+        text = _converted(path) if path.suffix.lower() in CONVERTED else plain_text(path)
+    except OSError as e:
+        raise Unreadable(path, e.strerror or str(e)) from e
     return text.replace("\0", "\ufffd")
 
 
 def plain_text(path: Path) -> str:
-    """Raises ConfigError, with file and line, for what is no UTF-8; a byte-order mark is passed over."""
+    """Raises Unreadable, with file and line, for what is no UTF-8; a byte-order mark is passed over."""
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
         return data.decode()
     except UnicodeDecodeError as e:
         line = 1 + data.count(b"\n", 0, e.start)
-        raise ConfigError(f"{path}:{line}: byte 0x{data[e.start]:02x} is no UTF-8: save the file as UTF-8") from e
+        raise Unreadable(f"{path}:{line}", f"byte 0x{data[e.start]:02x} is no UTF-8: save the file as UTF-8") from e
 
 
 def _converted(path: Path) -> str:
@@ -123,15 +142,14 @@ def _converted(path: Path) -> str:
     try:
         text = MarkItDown(enable_plugins=False).convert_local(path).text_content
     except MarkItDownException as e:
-        raise ConfigError(
-            f"{path}: markitdown cannot read it: {shorten(str(e), 200)}; take it out or convert it"
-        ) from e
+        wrong = f"markitdown cannot read it: {shorten(str(e), 200)}; take it out or convert it"
+        raise Unreadable(path, wrong) from e
     if (
         path.suffix.lower() not in (".html", ".htm")
         and text.strip() == path.read_bytes().decode(errors="replace").strip()
     ):
         # It takes a file that is none of its kind for plain text.
-        raise ConfigError(f"{path}: no {path.suffix} file that can be read: take it out or convert it")
+        raise Unreadable(path, f"no {path.suffix} file that can be read: take it out or convert it")
     return str(text).encode(errors="replace").decode()
 
 
@@ -201,6 +219,11 @@ class Chunks:
             raise ConfigError(
                 f"chunks: least {self.least} must be from 1 to below size {self.size}, and others at least 0"
             )
+
+    @property
+    def jobs(self) -> int:
+        """At most: with `others`, pieces that say the same are one."""
+        return sum(len(pieces(text_of(seed.prompt), self.size, self.least)) for seed in self.seeds)
 
     def start(self, held_out: Collection[str] = ()) -> Chunks:
         live = Chunks(self.seeds, self.size, self.least, self.others)

@@ -20,6 +20,7 @@ from kdaug.prices import Price, dollars, price_hint, prices_of
 from kdaug.progress import Log, duration
 from kdaug.recipe import Recipe
 from kdaug.running import execute
+from kdaug.source import jobs_of
 from kdaug.tallies import JobUse, job_uses
 from kdaug.teacher import Teacher
 
@@ -127,7 +128,7 @@ def ends(values: Sequence[float]) -> tuple[float, float]:
 
 def _first_jobs(recipe: Recipe, yields: Sequence[float]) -> float | None:
     """How many jobs of the first stage the run needs for its target, or has."""
-    limits = [float(n) for n in (None if recipe.source.grows else len(recipe.source.seeds), recipe.max_jobs) if n]
+    limits = [float(n) for n in (jobs_of(recipe.source), recipe.max_jobs) if n]
     rate = prod(yields)
     if recipe.target is not None and rate:
         limits.append(recipe.target / rate)

@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,7 +126,12 @@ class _View:
 
     @property
     def _done(self) -> float:
-        return self._stats.stages[-1].kept if self._stats.target else self._stats.stages[0].jobs
+        """Records of the target; without one, jobs of the source, by the share that has come through the last stage."""
+        stages = self._stats.stages
+        if self._stats.target:
+            return stages[-1].kept
+        shares = (stage.jobs / before.kept for before, stage in pairwise(stages) if before.kept)
+        return stages[0].jobs * prod(shares)
 
     def rates(self) -> tuple[float, float, float]:
         """Calls, tokens and records (or jobs) a second."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain, compress, count, islice
+from itertools import chain, compress, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +21,7 @@ from kdaug.errors import ConfigError, shorten
 from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
 from kdaug.seeds import Seeds
-from kdaug.shapes import DOCUMENT, BadRow, Shape, read_row, shape_of
+from kdaug.shapes import DOCUMENT, BadRow, Garbled, Shape, read_row, shape_of
 
 if TYPE_CHECKING:
     import datasets
@@ -30,17 +29,9 @@ if TYPE_CHECKING:
 Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stands there (a `Garbled` where it is none)
 
 
-@dataclass(frozen=True, slots=True)
-class Garbled:
-    """What stands where a row should: why it is none, and its text. What follows it can be read."""
-
-    wrong: str
-    text: str
-
-
 def read(source: str | Path, *, split: str = "train", config: str | None = None) -> Seeds:
     """All records of a file (.jsonl .json .csv .tsv .parquet .yaml), a dataset or run folder, a dataset of the Hub, or
-    a folder of documents (`kdaug.documents`), a record each.
+    a folder of documents (`kdaug.documents`), a record each; one that cannot be read is left out, and a note says so.
 
     `split` and `config` choose within a dataset; of kdaug's own, `config` is the kind. Raises ConfigError that names
     the place, what is wrong there, and the way out.
@@ -48,7 +39,11 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     shape, rows = opened(source, split, config)
     kept: dict[str, bytes] = {}
     number, unread, known = 0, dict[str, None](), {*shape.needs, *shape.may}
+    lost: list[str] = []
     for place, row in rows:
+        if isinstance(row, Garbled) and row.document:
+            lost.append(f"{place}: {row.wrong}")
+            continue
         with _placed(place):
             record = record_of_row(row, shape)
         if record.id not in kept:
@@ -59,6 +54,9 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     notes = []
     if shape is DOCUMENT and (folder := Path(source).expanduser()).is_dir() and (others := left_out(folder)):
         notes.append(others)
+    if lost:
+        named = "; ".join(lost[:3]) + "; …" * (len(lost) > 3)
+        notes.append(f"{len(lost)} of {number + len(lost)} documents left out, as they cannot be read: {named}")
     if number > len(kept):
         notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
     if unread:
@@ -81,10 +79,10 @@ def opened(
     source: str | Path, split: str = "train", config: str | None = None, *, within: int = 1
 ) -> tuple[Shape, Iterator[Placed]]:
     """The shape, by the first row that has one, and all rows. Raises ConfigError that names the first row where none
-    has a shape `within` so many."""
+    has a shape `within` so many; documents that cannot be read do not count."""
     rows, head = _rows(source, split, config), list[Placed]()
     wrong = f"{source} is empty: give at least one record"
-    for place, row in islice(rows, within):
+    for place, row in rows:
         head.append((place, row))
         try:
             if isinstance(row, Garbled):
@@ -92,6 +90,9 @@ def opened(
             return shape_of(row), chain(head, rows)
         except BadRow as e:
             wrong = f"{place}: {e}" if len(head) == 1 else wrong
+        within -= not (isinstance(row, Garbled) and row.document)
+        if within <= 0:
+            break
     raise ConfigError(wrong)
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from kdaug.dataset import Dataset, is_dataset
 from kdaug.errors import ConfigError, shorten
-from kdaug.read import Garbled, Placed, files_of, loaded, opened, record_of_row
+from kdaug.read import Placed, files_of, loaded, opened, record_of_row
 from kdaug.record import Drop, Record
-from kdaug.shapes import BadRow, Shape
+from kdaug.shapes import BadRow, Garbled, Shape
 from kdaug.source import Page
 
 PAGE = 256  # rows of one job: what a job costs beside its records is paid once for so many
@@ -38,7 +38,7 @@ class Rows:
     split: str = "train"
     holds: tuple[str, ...] = field(init=False, metadata={"fingerprint": True})
     notes: tuple[str, ...] = field(init=False, repr=False)
-    pages: int = field(init=False, repr=False)  # about so many: a file's lines are taken for its rows
+    jobs: int = field(init=False, repr=False)  # about so many: a file's lines are taken for its rows
     seeds = ()
     grows = False
     _pages: Iterator[Page] = field(init=False, repr=False, compare=False)
@@ -48,7 +48,7 @@ class Rows:
             raise ConfigError("there is nothing to curate: give a file, a folder or a dataset of the Hub")
         self.notes = tuple(f"{one}, {self._noted(one)}" for one in self.inputs)
         held = [file for one in self.inputs for file in _held(one, self.split)]
-        self.holds, self.pages = tuple(file for file, _ in held), -(-sum(rows for _, rows in held) // PAGE)
+        self.holds, self.jobs = tuple(file for file, _ in held), -(-sum(rows for _, rows in held) // PAGE)
         self._pages = self._paged()
 
     def __str__(self) -> str:

@@ -31,7 +31,7 @@ from kdaug.record import Record
 from kdaug.rows import Rows
 from kdaug.seeds import Seeds
 from kdaug.selector import Chosen, choose
-from kdaug.source import hold_out
+from kdaug.source import hold_out, jobs_of
 from kdaug.stage import Ending
 from kdaug.teacher import Teacher, lets_go
 
@@ -185,9 +185,9 @@ class _Run:
                 journal.close()
 
     async def _watch(self, engine: Engine) -> Ending:
-        source = self._recipe.source
-        whole = source.pages if isinstance(source, Rows) else len(source.seeds)
-        jobs = None if source.grows else min(whole, self._recipe.max_jobs or whole)
+        jobs = jobs_of(self._recipe.source)
+        if jobs is not None:
+            jobs = min(jobs, self._recipe.max_jobs or jobs)
         started = time.perf_counter()
         async with watching(engine.stats, self.log, jobs=jobs):
             loading = asyncio.create_task(_load_writers())

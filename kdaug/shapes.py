@@ -20,6 +20,18 @@ class BadRow(Exception):
     """What is wrong with a row; whoever reads the file adds the place."""
 
 
+@dataclass(frozen=True, slots=True)
+class Garbled:
+    """What stands where a row should: why it is none, and its text. What follows it can be read.
+
+    `document`: it is a file of a folder, whose others are whole without it.
+    """
+
+    wrong: str
+    text: str
+    document: bool = False
+
+
 @dataclass(frozen=True)
 class Shape:
     """`needs`: the fields that tell it; `may`: the others that it reads or knows of."""

@@ -23,7 +23,8 @@ class Page:
 class Source(Protocol):
     """`start` gives fresh state; `draw` the parents of the next job (or a page of rows, for its gates alone), or None
     when there are no more; `accept` hears of what its stage kept. A draw never mixes held-out seeds (and what came of
-    them) with others. `grows`: what `accept` hears changes later draws, so the source never ends by itself.
+    them) with others. `grows`: what `accept` hears changes later draws, so the source never ends by itself. One that
+    draws other than once for each seed may say with `jobs` how often.
     """
 
     @property
@@ -33,6 +34,15 @@ class Source(Protocol):
     def start(self, held_out: Collection[str] = ()) -> Source: ...
     def draw(self, rng: Random) -> tuple[Record, ...] | Page | None: ...
     def accept(self, record: Record) -> None: ...
+
+
+def jobs_of(source: Source) -> int | None:
+    """How many jobs a source has: a job for each seed, where it has no `jobs` that says otherwise; None where it grows
+    and so has no end of its own."""
+    if source.grows:
+        return None
+    jobs: int = getattr(source, "jobs", len(source.seeds))
+    return jobs
 
 
 @dataclass

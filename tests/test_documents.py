@@ -9,15 +9,17 @@ from random import Random
 
 import pytest
 
+from kdaug.attributes import Attributes
 from kdaug.documents import Chunks, Snippets, about, foreign_numbers, is_quoted, pieces, support
 from kdaug.errors import ConfigError
 from kdaug.read import read
 from kdaug.record import Record, text_of, user
+from kdaug.source import Each, GrowingPool, jobs_of
 
 PARAGRAPHS = "\n\n".join(f"Paragraph {n} says this. It says a little more, too." for n in range(40))
 
 
-def drawn(source: Chunks | Snippets, rng: int = 0) -> list[Record]:
+def drawn(source: Chunks | Snippets | Attributes, rng: int = 0) -> list[Record]:
     live, random = source.start(), Random(rng)
     return [parents[0] for parents in iter(lambda: live.draw(random), None)]
 
@@ -93,10 +95,29 @@ def test_a_line_of_a_megabyte_and_nul_bytes_are_read(tmp_path: Path) -> None:
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"one\ntw\xff")
-    with pytest.raises(ConfigError, match=r"a\.txt:2: byte 0xff is no UTF-8"):
-        read(tmp_path)
+    for source in (tmp_path / "a.txt", tmp_path):  # alone, and in a folder that has no other
+        with pytest.raises(ConfigError, match=r"a\.txt:2: byte 0xff is no UTF-8"):
+            read(source)
     with pytest.raises(ConfigError, match="least"):
         Chunks([], size=10, least=10)
+
+
+def test_a_folder_goes_on_without_what_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    (tmp_path / "b.txt").write_text("Whole.", "utf-8")
+    (tmp_path / "c.txt").write_text("Whole too.", "utf-8")
+    seeds = read(tmp_path)
+    assert [text_of(seed.prompt) for seed in seeds] == ["Whole.", "Whole too."]
+    assert "1 of 3 documents left out" in str(seeds) and "a.txt:1: byte 0xff is no UTF-8" in str(seeds)
+
+
+def test_a_source_knows_how_many_pieces_it_has(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("A line of words.\n\n" * 5_000, "utf-8")
+    chunks = Chunks(read(tmp_path), size=2000)
+    assert jobs_of(chunks) == len(drawn(chunks)) > 30
+    attributes = Attributes([Record(prompt=user("a"))] * 2, {"level": ["low", "high", "none"]})
+    assert jobs_of(attributes) == len(drawn(attributes)) == 6
+    assert jobs_of(Each(read(tmp_path))) == 1 and jobs_of(GrowingPool(read(tmp_path))) is None
 
 
 def test_a_snippet_is_1_to_15_lines_in_a_row_of_each_file() -> None:
@@ -132,7 +153,8 @@ def test_html_and_word_files_come_by_markitdown(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<html><body><h1>Title</h1><p>One <b>two</b>.</p></body></html>", "utf-8")
     (tmp_path / "c.pdf").write_bytes(b"%PDF-1.4 nothing of the kind")
     with pytest.raises(ConfigError, match=r"c\.pdf: no \.pdf file that can be read"):
-        read(tmp_path)
+        read(tmp_path / "c.pdf")
+    assert "c.pdf: no .pdf file that can be read" in str(read(tmp_path))
     (tmp_path / "c.pdf").unlink()
     schemas, package = "http://schemas.openxmlformats.org", "http://schemas.openxmlformats.org/package/2006"
     word = f"{schemas}/wordprocessingml/2006/main"
