@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kdaug import prompts
-from kdaug.coercion import load_class
+from kdaug.address import load_class
 from kdaug.errors import ConfigError
 from kdaug.plain_yaml import plain_yaml
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdaug import prompts
+from kdaug.address import load_class
 from kdaug.attributes import Attributes
-from kdaug.coercion import coerced, load_class
+from kdaug.coercion import coerced
 from kdaug.curate import curating, stages_of
 from kdaug.documents import Chunks, Snippets
 from kdaug.errors import ConfigError
@@ -338,12 +339,22 @@ def _part(file: RecipeFile, written: object, *at: str | int) -> tuple[str, dict[
     raise file.error("expected a name, or {name: {field: value, …}}", *at)
 
 
+def _beside(file: RecipeFile, made: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that name a file which lies beside the recipe."""
+    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) and file.folder else ()
+    named = {f.name: arguments.get(f.name, f.default) for f in fields if f.metadata.get("beside")}
+    paths = {name: file.folder / value for name, value in named.items() if file.folder and isinstance(value, str)}
+    return {name: str(path) for name, path in paths.items() if path.is_file()}
+
+
 def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: str | int) -> Any:
     """The part itself, its fields checked against the types that it declares."""
     known = [n for n in inspect.signature(made).parameters if n != "seeds"]
     hints = typing.get_type_hints(made if dataclasses.is_dataclass(made) else made.__init__)
-    checked: dict[str, Any] = {}
+    checked: dict[str, Any] = _beside(file, made, arguments)
     for key, value in arguments.items():
+        if key in checked:
+            continue
         if key == "seeds":
             checked[key] = value
             continue

@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdaug import prompts
 from kdaug.errors import ConfigError
 from kdaug.methods import Method
 from kdaug.recipe import parts
-from kdaug.recipe_file import builtin_names, load
+from kdaug.recipe_file import RecipeFile, builtin_names, load
+from kdaug.recipes import stages_in
 from kdaug.teacher import role_option
 
 SEEDS = "seeds.jsonl"  # of a recipe that names none
@@ -53,6 +55,7 @@ def _write(recipe: str, folder: Path, templates: Sequence[str]) -> Iterator[str]
     text = (shipped / "recipes" / f"{recipe}.yaml").read_text(encoding="utf-8")
     text += "" if file.values.get("seeds") else f"seeds: {seeds}\n"
     text += "templates: templates\n" if templates else ""
+    tools = _tools(file)
     begin = shipped / "seeds" / seeds
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -61,11 +64,21 @@ def _write(recipe: str, folder: Path, templates: Sequence[str]) -> Iterator[str]
             shutil.copytree(begin, folder / seeds)
         else:
             shutil.copy(begin, folder / seeds)
+        for name in tools:
+            shutil.copy(shipped / "seeds" / name, folder / name)
         for name in sorted(templates):
             shutil.copytree(shipped / "prompts" / name, folder / "templates" / "prompts" / name)
     except OSError as e:
         raise ConfigError(f"cannot write to {folder}: {e.strerror}") from e
     yield f"{folder}/recipe.yaml      the recipe ({recipe})"
     yield f"{folder}/{seeds}      what it begins with: put yours in their place" + ONE_A_LINE * seeds.endswith(".jsonl")
+    yield from (f"{folder}/{name}      the tools that it calls: put yours in their place" for name in tools)
     if templates:
         yield f"{folder}/templates/       the prompts: change what you like, delete the rest"
+
+
+def _tools(file: RecipeFile) -> list[str]:
+    """The shipped files that its parts name."""
+    own: list[Any] = [part for stage in stages_in(file) for part in parts(stage) if is_dataclass(part)]
+    named = {getattr(part, field.name) for part in own for field in fields(part) if field.metadata.get("beside")}
+    return sorted(name for name in named if (prompts.shipped() / "seeds" / name).is_file())

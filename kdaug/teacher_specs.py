@@ -9,7 +9,8 @@ from urllib.parse import parse_qsl
 
 import yaml
 
-from kdaug.coercion import coerced, load_class
+from kdaug.address import load_class
+from kdaug.coercion import coerced
 from kdaug.errors import ConfigError
 from kdaug.plain_yaml import plain_yaml
 from kdaug.recipe_file import RecipeFile, unknown

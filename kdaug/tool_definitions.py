@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import importlib
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,12 +19,16 @@ from typing import Any, Literal
 
 import orjson
 
+from kdaug.address import load_class
 from kdaug.errors import ConfigError, require, shorten
 from kdaug.mcp_session import client_of, tools_of
 from kdaug.prompts import shipped
 from kdaug.record import Json
 from kdaug.structured import Form, form_of
 
+# Of a part's field that names tools: a recipe looks for the file beside it first, and what the tools are (the toolbox's
+# digest), not where they lie, is part of the fingerprint.
+BESIDE: Mapping[str, bool] = {"beside": True, "fingerprint": False}
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}")
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
 _VERBS = ("get", "put", "post", "delete", "patch", "head", "options")
@@ -118,22 +122,46 @@ def text_of_file(source: str) -> str:
     path = Path(source) if Path(source).exists() else shipped() / "seeds" / source
     try:
         return path.read_text(encoding="utf-8")
+    except FileNotFoundError as e:
+        raise ConfigError(f"tools {source!r}: there is no such file") from e
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"no file of tools {source} that can be read ({e})") from e
+        raise ConfigError(f"tools {source!r}: cannot be read ({getattr(e, 'strerror', None) or e})") from e
 
 
 def tools_at(address: str) -> Sequence[Any]:  # Any: functions, or tools of langchain-core
-    """What `package.module:attribute` holds. Raises ConfigError where that cannot be imported."""
-    module, _, name = address.partition(":")
-    if not name:
+    """What `package.module:attribute` holds; the module may lie in the current folder. Raises ConfigError where that
+    cannot be imported."""
+    if not address.partition(":")[2]:
         raise ConfigError(
             f"tools {address!r}: give a .py, .json or .yaml file, package.module:attribute, or mcp:COMMAND"
         )
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise ConfigError(f"tools {address!r}: cannot be imported ({e})") from e
+        found = load_class(address, Path.cwd())
+    except ConfigError as e:
+        raise ConfigError(f"tools {address!r}: {e}") from e
     return found if isinstance(found, Sequence) else [found]
+
+
+def check_imports(text: str, source: str) -> None:
+    """Raises ConfigError where a file's functions need more than Python's own library, as the sandbox has no more."""
+    foreign = [n for n in _imported(ast.parse(text).body) if n.partition(".")[0] not in sys.stdlib_module_names]
+    if foreign:
+        raise ConfigError(
+            f"tools {source!r}: it imports {foreign[0] or 'what lies beside it'}, which the sandbox does not have that "
+            f"a file's functions run in: write {Path(source).stem}:FUNCTION (or the name of a list of them), which "
+            "runs in this process, unguarded"
+        )
+
+
+def _imported(body: Sequence[ast.stmt]) -> Iterator[str]:
+    """The modules that are imported, but for what is tried alone."""
+    for node in body:
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "" if node.level else node.module or ""
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield from _imported(node.body)
 
 
 def from_json(plain: Any, where: str) -> Definition:

@@ -24,7 +24,7 @@ from kdaug.generator import Generate
 from kdaug.mcp_session import McpSession
 from kdaug.record import Json, ToolCall
 from kdaug.sandbox import Limits, Sandbox
-from kdaug.tool_definitions import Definition, definitions, kind_of, text_of_file, tools_at
+from kdaug.tool_definitions import Definition, check_imports, definitions, kind_of, text_of_file, tools_at
 
 Status = Literal["ok", "unknown", "invalid", "error"]
 CUT = 1024  # characters of an observation: ToolLLM, arXiv 2307.16789, authors' code
@@ -63,7 +63,7 @@ class Toolbox:
     A part holds one in a field that is part of its fingerprint: so is the `digest`, a hash of what the tools are.
     """
 
-    source: str
+    source: str = field(metadata={"fingerprint": False})
     definitions: tuple[Definition, ...] = field(init=False, repr=False, compare=False)
     digest: str = field(init=False, repr=False, metadata={"fingerprint": True})
     _text: str = field(init=False, repr=False, compare=False)
@@ -71,7 +71,10 @@ class Toolbox:
     def __post_init__(self) -> None:
         text = text_of_file(self.source) if kind_of(self.source) == "file" else ""
         found = definitions(self.source) if self.source else ()
-        body = orjson.dumps([tool.to_json() for tool in found], option=orjson.OPT_SORT_KEYS) + text.encode()
+        if text:
+            check_imports(text, self.source)
+        calls = text or ("" if kind_of(self.source) == "document" else self.source)  # what a call depends on
+        body = orjson.dumps([tool.to_json() for tool in found], option=orjson.OPT_SORT_KEYS) + calls.encode()
         told = {"definitions": found, "digest": blake2b(body, digest_size=8).hexdigest(), "_text": text}
         for name, value in told.items():
             object.__setattr__(self, name, value)

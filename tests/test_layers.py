@@ -17,7 +17,7 @@ ROWS = (
     ("errors", "record"),
     (
         *("teacher", "batcher", "device", "generator", "seeds", "source", "gate"),
-        *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml", "declared"),
+        *("prompts", "parsing", "judging", "answers", "structured", "sketch", "plain_yaml", "declared", "address"),
         *(
             "words",
             "overlap",

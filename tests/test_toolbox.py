@@ -16,7 +16,15 @@ from scripted import Scripted, in_turn
 import kdaug as kd
 from kdaug.errors import ConfigError
 from kdaug.generator import Generate
+from kdaug.generators.apigen import ApiGen
+from kdaug.methods import find
+from kdaug.prompts import shipped
+from kdaug.recipe import Recipe
+from kdaug.recipe_file import load
+from kdaug.recipes import stages_in
 from kdaug.record import Record, user
+from kdaug.scaffold import scaffold_method
+from kdaug.source import Each
 from kdaug.tool_definitions import Definition, definitions
 from kdaug.toolbox import Call, Observation, Toolbox, same_calls
 
@@ -132,9 +140,10 @@ def test_what_is_no_source_of_tools_is_said_in_a_line(tmp_path: Path, text: str,
 
 def test_sources_that_are_not_there() -> None:
     for source, wrong in {
-        "none.json": "no file",
+        "none.json": "^tools 'none.json': there is no such file$",
+        "none.py": "^tools 'none.py': there is no such file$",
         "weather": "package.module",
-        "no_such:thing": "imported",
+        "no_such:thing": "cannot import no_such",
         "mcp:": "which",
     }.items():
         with pytest.raises(ConfigError, match=wrong):
@@ -209,6 +218,60 @@ def test_what_a_call_gave_is_taken_from_the_journal_and_a_wrong_call_is_not_made
 def test_without_a_source_there_are_no_tools() -> None:
     none = Toolbox("")
     assert (none.definitions, none.callable, none.needs) == ((), False, ())
+
+
+def test_a_module_of_the_current_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tools_lying_here.py").write_text("import kdaug\n\ndef one() -> int:\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert answers(Toolbox("tools_lying_here:one"), Call("one", {})) == [("ok", "1")]
+
+
+@pytest.mark.parametrize(
+    ("text", "needs"),
+    [
+        ("from langchain_core.tools import tool\n\ndef f(): ...\n", "langchain_core.tools"),
+        ("def f():\n    import numpy.linalg\n", "numpy.linalg"),
+        ("from . import near\n\ndef f(): ...\n", "what lies beside it"),
+        ("import os, json.decoder\ntry:\n    import numpy\nexcept ImportError: ...\n\ndef f(): ...\n", None),
+    ],
+)
+def test_a_file_that_needs_what_the_sandbox_has_not_is_refused_at_once(
+    text: str, needs: str | None, tmp_path: Path
+) -> None:
+    (file := tmp_path / "mine.py").write_text(text)
+    if needs is None:
+        assert Toolbox(str(file)).callable
+        return
+    with pytest.raises(ConfigError, match=rf"imports {needs}, which the sandbox does not have .* write mine:FUNCTION"):
+        Toolbox(str(file))
+
+
+def test_where_a_file_lies_does_not_matter_but_what_is_in_it(tmp_path: Path) -> None:
+    text = (shipped() / "seeds" / "tools.py").read_text("utf-8")
+    (same := tmp_path / "same.py").write_text(text, "utf-8")
+    (other := tmp_path / "other.py").write_text(text + "\n\ndef more() -> int:\n    return 1\n", "utf-8")
+    first, second, third = (
+        Recipe(Each([Record(prompt=user("one"))]), [kd.Stage(ApiGen(tools=tools))]).fingerprint
+        for tools in ("tools.py", str(same), str(other))
+    )
+    assert first == second != third
+
+
+def test_the_tools_beside_a_recipe_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    list(scaffold_method(find("apigen"), tmp_path / "mine"))
+    with (tmp_path / "mine" / "tools.py").open("a") as file:
+        file.write("\n\ndef mine() -> int:\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    (stage,) = stages_in(load("mine/recipe.yaml"))
+    assert "mine" in [d.name for d in vars(stage.generator)["toolbox"].definitions]
+
+
+@pytest.mark.parametrize("name", ["apigen", "planning", "toolllm"])
+def test_a_scaffold_has_the_tools_that_it_calls(name: str, tmp_path: Path) -> None:
+    lines = list(scaffold_method(find(name), tmp_path / "mine"))
+    assert any("tools.py" in line for line in lines)
+    assert (tmp_path / "mine" / "tools.py").read_text("utf-8") == (shipped() / "seeds" / "tools.py").read_text("utf-8")
 
 
 def test_the_shipped_tools() -> None:

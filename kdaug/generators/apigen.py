@@ -13,7 +13,7 @@ from kdaug.errors import ConfigError, ParseError
 from kdaug.generator import Generate
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Json, Message, Record, text_of, user
-from kdaug.tool_definitions import Definition, calls_schema
+from kdaug.tool_definitions import BESIDE, Definition, calls_schema
 from kdaug.tool_traces import shown
 from kdaug.toolbox import Call, Observation, Toolbox, flaw_of, same_calls, tool_call
 
@@ -38,7 +38,7 @@ class ApiGen:
     are `apigen:copy`. Raises ConfigError for tools that cannot be called.
     """
 
-    tools: str = "tools.py"
+    tools: str = field(default="tools.py", metadata=BESIDE)
     styles: tuple[str, ...] = STYLES
     offered: int = 4  # tools at most, where a style shows several
     temperature: float = 0.7  # paper, §4

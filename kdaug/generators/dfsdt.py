@@ -11,7 +11,7 @@ from kdaug.errors import ConfigError, TeacherError
 from kdaug.generator import Generate
 from kdaug.prompts import converse, render
 from kdaug.record import Discarded, Drop, Record, text_of, user
-from kdaug.tool_definitions import Definition
+from kdaug.tool_definitions import BESIDE, Definition
 from kdaug.tool_traces import Step, conversation, observed, offered_by, shown, step_of, step_schema, traced
 from kdaug.toolbox import Toolbox
 
@@ -34,7 +34,7 @@ class Dfsdt:
     without it, or with a file of definitions, the teacher makes up what they give.
     """
 
-    tools: str = ""
+    tools: str = field(default="", metadata=BESIDE)
     beam: int = 2  # authors' runs
     depth: int = 12  # authors' code
     count: Literal["nodes", "calls"] = "nodes"

@@ -13,7 +13,7 @@ from kdaug.generator import Generate
 from kdaug.prompts import converse, render
 from kdaug.record import Discarded, Drop, Record, text_of
 from kdaug.teacher import Completion
-from kdaug.tool_definitions import Definition
+from kdaug.tool_definitions import BESIDE, Definition
 from kdaug.tool_traces import Step, conversation, observed, offered_by, shown, step_of, step_schema, traced
 from kdaug.toolbox import Toolbox
 
@@ -29,7 +29,7 @@ class Planning:
     the calls are made; without it the teacher makes up what they give.
     """
 
-    tools: str = ""
+    tools: str = field(default="", metadata=BESIDE)
     steps: int = 8
     temperature: float = 0.7
     max_tokens: int = 1024

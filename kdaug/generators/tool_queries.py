@@ -12,7 +12,7 @@ from kdaug.generator import Generate
 from kdaug.prompts import render
 from kdaug.record import Discarded, Drop, Record, text_of, user
 from kdaug.teacher import Completion
-from kdaug.tool_definitions import Definition
+from kdaug.tool_definitions import BESIDE, Definition
 from kdaug.tool_traces import shown
 from kdaug.toolbox import Toolbox
 
@@ -26,7 +26,7 @@ class ToolQueries:
     reply holds none.
     """
 
-    tools: str = "tools.py"
+    tools: str = field(default="tools.py", metadata=BESIDE)
     drawn: int = 5  # at most; paper: 1 tool, or 2 to 5
     per_prompt: int = 10  # paper
     temperature: float = 1.0
