@@ -6,7 +6,7 @@ import logging
 import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[np.float32]]  # [rows, dimensions] or [dimensions]; Any: the shape
 
+Step: TypeAlias = Callable[[], None]
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 # Tokens in one pass of the model, 32 texts of 16: on a CPU, batches of 32 of like length beat 128. Lengths are rounded
@@ -32,6 +33,10 @@ TOKENS, STEP, FINE = 512, 16, 4
 CHUNK = 1024  # texts between two writes to the disk: what a kill loses
 MOST = 1_000_000  # vectors that are kept of one encoder, the newest: 1.6 GB at 384 dimensions
 LOG = logging.getLogger("kdaug")
+
+
+def nothing() -> None:
+    """Nobody has anything to say between two steps."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,19 @@ class Embedder:
         """The model that was found. Raises ConfigError for a folder that holds none."""
         return find_encoder(self.model)
 
-    def embed(self, texts: Sequence[str]) -> Array:
-        """Unit vectors, float32, [texts, dimensions]. It blocks: in a coroutine, call it in a thread.
+    def embed(self, texts: Sequence[str], step: Step = nothing) -> Array:
+        """Unit vectors, float32, [texts, dimensions]. It blocks: in a coroutine, call it in a thread. `step` is called
+        between passes of the model, and may raise.
 
         Raises KdaugError where the model gives a vector of zeros or of numbers that are not finite.
         """
-        rows = self.rows(texts)
+        rows = self.rows(texts, step)
         for text, has in zip(texts, has_numbers(rows), strict=True):
             if not has:
                 raise self._useless(text)
         return rows
 
-    def rows(self, texts: Sequence[str]) -> Array:
+    def rows(self, texts: Sequence[str], step: Step = nothing) -> Array:
         """As `embed`, but a text that the model gives zeros or no numbers has a row of NaN: one text ends no run.
 
         Raises KdaugError where the model gives nothing else.
@@ -87,7 +93,7 @@ class Embedder:
         by_length = sorted(missing, key=lambda key: len(missing[key]))
         for start in range(0, len(by_length), CHUNK):
             chunk = by_length[start : start + CHUNK]
-            made = self._compute([missing[key] for key in chunk], half)
+            made = self._compute([missing[key] for key in chunk], half, step)
             fine = has_numbers(made)
             if not fine.all() and not has_numbers(self._compute(["Hello"], half)).all():
                 raise self._useless(missing[chunk[int(np.argmin(fine))]])
@@ -105,24 +111,25 @@ class Embedder:
     def _half(self) -> bool:
         return half_is_faster(pick_device("auto")) if self.precision == "auto" else self.precision == "bfloat16"
 
-    def _compute(self, texts: list[str], half: bool) -> Array:
+    def _compute(self, texts: list[str], half: bool, step: Step = nothing) -> Array:
         """In bfloat16 every pass over texts of one length in tokens (rounded up to STEP) has the same shape, whoever
         else is embedded: so a vector does not depend on its company, where it would in the third digit. In float32 it
         would in the seventh, which is not worth the padding."""
         import numpy as np
 
-        encoder, step = _encoder(self.found.path, half), STEP if half else FINE
+        encoder, grain = _encoder(self.found.path, half), STEP if half else FINE
         texts = [text.encode(errors="replace").decode() for text in texts]  # a lone surrogate is no tokenizer's input
         raw: Any = [None] * len(texts)
         with _one_at_a_time:
-            for length, places in _by_tokens(encoder, texts, step).items():
+            for length, places in _by_tokens(encoder, texts, grain).items():
+                step()
                 size = max(1, TOKENS // length)
                 filled = places + places[-1:] * (-len(places) % size) if half else places
                 made = encoder.encode(
                     [texts[place] for place in filled],
                     batch_size=size,
                     show_progress_bar=False,
-                    processing_kwargs={"text": {"pad_to_multiple_of": step}},
+                    processing_kwargs={"text": {"pad_to_multiple_of": grain}},
                 )
                 for place, row in zip(places, made, strict=False):  # without what only fills up
                     raw[place] = row

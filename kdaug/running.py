@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -30,7 +31,7 @@ from kdaug.recipe import Recipe, check_roles, roles_of, with_caps
 from kdaug.record import Record
 from kdaug.rows import Rows
 from kdaug.seeds import Seeds
-from kdaug.selector import Chosen, choose
+from kdaug.selector import BrokenOff, Chosen, choose
 from kdaug.source import hold_out, jobs_of
 from kdaug.stage import Ending
 from kdaug.teacher import Teacher, lets_go
@@ -162,6 +163,7 @@ class _Run:
         self._tell = Teller(recipe, teachers, command, recipe.describe(), judges)
         self._seconds: dict[str, float] = {}
         self.engine: Engine | None = None
+        self._left = threading.Event()  # nobody waits for the end any more
 
     async def execute(self) -> Outcome:
         with prompts.overlay(self._recipe.templates):
@@ -176,7 +178,7 @@ class _Run:
                 self.engine = self._engine(journal, windows)
                 self._write_facts(self._tell.beginning())
                 ending = await self._watch(self.engine)
-                return await asyncio.to_thread(self._finish, journal, ending)
+                return await self._finished(journal, ending)
             except BaseException as e:
                 if self.engine is not None:
                     self._broke_off(e)
@@ -198,6 +200,20 @@ class _Run:
             finally:
                 self._seconds["run"] = round(time.perf_counter() - started, 3)
                 loading.cancel()
+
+    async def _finished(self, journal: Journal, ending: Ending) -> Outcome:
+        """`_finish` in a thread, so that signals are heard; where it is broken off, it ends at its next step."""
+        finishing = asyncio.create_task(asyncio.to_thread(self._finish, journal, ending))
+        try:
+            return await asyncio.shield(finishing)
+        except asyncio.CancelledError:
+            self._left.set()
+            await asyncio.gather(finishing, return_exceptions=True)
+            raise
+
+    def _step(self) -> None:
+        if self._left.is_set():
+            raise BrokenOff
 
     def _broke_off(self, error: BaseException) -> None:
         """A second Ctrl-C, or a bug in a part: the journal has all that was answered, the dataset is as it was."""
@@ -287,7 +303,9 @@ class _Run:
             return None, None
         started = time.perf_counter()
         try:
-            return choose(self._recipe.select, self._kept(journal), self._held_out), None
+            selector = self._recipe.select
+            self.log.say(f"select.{selector.name}: looking for {selector.n:,} among what was kept")
+            return choose(selector, self._kept(journal), self._held_out, self._step), None
         except KdaugError as e:
             return None, e
         finally:
@@ -346,6 +364,7 @@ def _signals(this: _Run) -> Iterator[None]:
     def stop() -> None:
         engine = this.engine
         if engine is None or engine.halting:
+            this.log.say("breaking off")
             main.cancel()
             return
         sent = 0 if all(map(lets_go, this.teachers.values())) else engine.sent

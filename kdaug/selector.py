@@ -10,7 +10,7 @@ from math import isfinite, nan, prod
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from kdaug.dataset import split_of
-from kdaug.embedding import Embedder
+from kdaug.embedding import Embedder, Step, nothing
 from kdaug.errors import ConfigError
 from kdaug.record import Drop, Part, Record, spoken, text_of
 
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class BrokenOff(Exception):
+    """Nobody waits for the selection any more."""
+
 
 CHUNK = 8192  # texts that are held to be embedded
 
@@ -50,6 +55,7 @@ class Pool:
 
     records: Callable[[], Iterable[Record]]
     ids: Sequence[str]
+    step: Step = nothing  # to be called between the steps of long work: it raises BrokenOff where the run is broken off
 
     def scores(self, name: str) -> list[float]:
         """A score by its name, or the product of several (`complexity*quality`); nan where a record lacks it.
@@ -86,7 +92,7 @@ class Pool:
         def flush() -> None:
             nonlocal found
             if texts:
-                vectors = embedder.embed(texts)
+                vectors = embedder.embed(texts, self.step)
                 if found.shape[1] != vectors.shape[1]:
                     found = np.zeros((len(places), vectors.shape[1]), np.float32)
                 found[rows] = vectors
@@ -114,9 +120,11 @@ class Chosen:
     why: Callable[[int], Drop]  # by the place in `mask`
 
 
-def choose(selector: Selector, records: Callable[[], Iterable[Record]], held_out: Collection[str]) -> Chosen:
-    """Selects from `records`, which must be the same at every call. What no split may hold (its seeds are held out in
-    part) is not in the pool, so that the dataset has exactly n."""
+def choose(
+    selector: Selector, records: Callable[[], Iterable[Record]], held_out: Collection[str], step: Step = nothing
+) -> Chosen:
+    """Selects from `records`, which must be the same at every call, and calls `step` now and then. What no split may
+    hold (its seeds are held out in part) is not in the pool, so that the dataset has exactly n."""
     ids, places, mask = list[str](), list[int](), bytearray()
     for record in records():
         mask.append(split_of(record, held_out) is None)
@@ -124,7 +132,8 @@ def choose(selector: Selector, records: Callable[[], Iterable[Record]], held_out
             places.append(len(mask) - 1)
             ids.append(record.id)
     inside = bytes(1 - left for left in mask)
-    selection = selector.select(Pool(lambda: compress(records(), inside), ids))
+    step()
+    selection = selector.select(Pool(lambda: compress(records(), inside), ids, step))
     for place in selection.kept:
         mask[places[place]] = 1
     number = {place: row for row, place in enumerate(places)}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -18,7 +22,7 @@ from kdaug.progress import Log
 from kdaug.recipe import Recipe
 from kdaug.record import Record, user
 from kdaug.running import Outcome, execute
-from kdaug.selector import Selector
+from kdaug.selector import Pool, Selection, Selector
 from kdaug.selectors.balance import Balance
 from kdaug.selectors.top_k import TopK
 from kdaug.source import Each
@@ -65,6 +69,30 @@ def test_a_run_in_parts_selects_what_a_run_in_one_selects(tmp_path: Path) -> Non
     go(recipe(TopK(8, score="judge")), tmp_path / "one")
     files = [sorted((tmp_path / name / "dataset" / "data").rglob("*.parquet")) for name in ("parts", "one")]
     assert files[0] and [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+@dataclass(frozen=True)
+class Endless:
+    """Selects for ever, and is broken off by Ctrl-C."""
+
+    n: int = 3
+    name: ClassVar[str] = "endless"
+
+    def select(self, pool: Pool) -> Selection:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2000):
+            time.sleep(0.01)
+            pool.step()
+        raise AssertionError("nobody broke it off")
+
+
+def test_ctrl_c_breaks_a_selection_off_and_the_next_run_selects(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        go(recipe(Endless()), tmp_path / "run")
+    said = (tmp_path / "run" / "log.txt").read_text("utf-8")
+    assert "select.endless: looking for 3 among what was kept" in said and "interrupted: it broke off" in said
+    outcome, teacher = go(recipe(TopK(8, score="judge")), tmp_path / "run")
+    assert teacher.calls == [] and len(outcome.dataset) == 8
 
 
 def test_what_cannot_be_met_is_said(tmp_path: Path) -> None:

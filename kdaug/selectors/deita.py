@@ -46,6 +46,7 @@ class Deita:
         order, scores = pool.ranked(self.score)
         walk, done, size = _Walk(self.n, self.threshold), 0, 2 * self.n
         while done < len(order) and len(walk.taken) < self.n:
+            pool.step()
             places = order[done : done + size]
             walk.go(places, pool.vectors(self.model, self.on, places))
             done, size = done + len(places), 2 * size

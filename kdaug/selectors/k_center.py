@@ -42,6 +42,7 @@ class KCenter:
         nearest: Array = np.zeros(len(places), np.int64)
         taken: list[int] = []
         while len(taken) < min(self.n, len(places)):
+            pool.step()
             row = int(np.argmin(cosines)) if taken else int(np.argmax(vectors @ vectors.mean(axis=0)))
             taken.append(row)
             found = vectors @ vectors[row]

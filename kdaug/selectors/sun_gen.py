@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from kdaug.embedding import Step, nothing
 from kdaug.errors import ConfigError
 from kdaug.record import Drop, text_of
 from kdaug.selector import EMPTY, Pool, Selection, check_embedding, check_n
@@ -49,7 +50,7 @@ class SunGen:
         if len(names) < 2:
             raise ConfigError(f"select: sun_gen needs two labels at least, and all records have {names}: change select")
         targets = np.array([names.index(labels[order[row]]) for row in rows])
-        weights = self.weights(vectors[rows], targets)
+        weights = self.weights(vectors[rows], targets, pool.step)
         ranked = sorted(range(len(rows)), key=lambda i: (-weights[i], pool.ids[order[rows[i]]]))
         rank = {order[rows[i]]: (at, float(weights[i])) for at, i in enumerate(ranked, 1)}
 
@@ -60,7 +61,7 @@ class SunGen:
 
         return Selection([order[rows[i]] for i in ranked[: self.n]], why)
 
-    def weights(self, vectors: Array, targets: Array) -> Array:
+    def weights(self, vectors: Array, targets: Array, step: Step = nothing) -> Array:
         """Of each row of `vectors` [rows, dimensions] with the class in `targets` [rows]."""
         import numpy as np
 
@@ -68,6 +69,7 @@ class SunGen:
         wanted = np.eye(int(targets.max()) + 1)[targets]
         weights, theta = np.ones(len(features)), np.zeros((features.shape[1], wanted.shape[1]))
         for _ in range(self.steps):
+            step()
             # Inner: one step of weighted cross-entropy, whose gradient of record i is x_i (p_i - y_i).
             errors = _softmax(features @ theta) - wanted
             theta = theta - self.rate * features.T @ (weights[:, None] * errors) / weights.sum()

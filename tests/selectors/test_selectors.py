@@ -38,7 +38,7 @@ def plane(text: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def known_vectors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    def embed(self: Embedder, texts: Sequence[str]) -> Any:
+    def embed(self: Embedder, texts: Sequence[str], step: Any = None) -> Any:
         make = plane if texts[0][:1].isdigit() else vector
         return np.stack([make(t) for t in texts]).astype(np.float32)
 
