@@ -103,7 +103,8 @@ class Calls:
     @property
     def sent(self) -> int:
         """Calls whose reply is on its way: no teacher holds them back, and they do not wait for their turn."""
-        return self.stats.in_flight - self.stats.held - len(self._turns)
+        waiting = self.stats.held + len(self._turns)  # or for a worker or the sandbox, which is no call
+        return max(0, self.stats.in_flight - waiting)
 
     def teacher(self, role: str) -> Teacher:
         """The teacher of a role; a judge is the teacher where none is named."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from kdaug.teacher import Until, patiently
 from kdaug.worker import Worker, serve
 
 _worker = Worker("kdaug.equality", cpu=10, memory=4096)
 
 
-async def equal(answer: str, reference: str) -> bool | None:
+async def equal(answer: str, reference: str, until: Until = patiently) -> bool | None:
     """Whether they are the same; None where that is not told within the limits (`10^{10^{10}}`)."""
-    said: bool | None = await _worker.ask([answer, reference])
+    said: bool | None = await _worker.ask([answer, reference], until)
     return said
 
 

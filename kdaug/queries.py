@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from kdaug.teacher import Until, patiently
 from kdaug.worker import Worker, serve
 
 Wrong = Literal["schema", "failed", "forbidden", "timeout", "rows"]
@@ -38,12 +39,12 @@ class Rows:
     rows: tuple[Row, ...] = ()
 
 
-async def run_query(schema: str, query: str) -> Rows:
+async def run_query(schema: str, query: str, until: Until = patiently) -> Rows:
     """Runs a query on a new database that the script `schema` makes (CREATE TABLE and INSERT).
 
     In a process of its own, so that nothing which a query does is ours: no file, no other database, no pragma.
     """
-    said = await _worker.ask([schema, query])
+    said = await _worker.ask([schema, query], until)
     if said is None:
         return Rows("timeout", "ended at its limit of time or memory")
     wrong, error, columns, rows = said

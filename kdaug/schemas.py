@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from kdaug.errors import ConfigError, shorten
+from kdaug.teacher import Until, patiently
 from kdaug.worker import Worker, serve
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ _NO_SCHEMA = (re.error, RecursionError, OverflowError, ValueError, TypeError, At
 _worker = Worker("kdaug.schemas", cpu=1, memory=512)
 
 
-async def flaw(schema: str, value: Any) -> str | None:
+async def flaw(schema: str, value: Any, until: Until = patiently) -> str | None:
     """What a JSON schema, as JSON, finds wrong with a JSON value, in a line; `SLOW` where that is not told within the
     limits. Raises ConfigError for a schema that cannot be applied."""
     if not _may_be_slow(schema):
         return find_flaw(schema, value)
-    said = await _worker.ask({"schema": schema, "value": value})
+    said = await _worker.ask({"schema": schema, "value": value}, until)
     if said is None:
         return SLOW
     if "refused" in said:

@@ -21,7 +21,7 @@ from kdaug.errors import ConfigError
 from kdaug.prompts import render
 from kdaug.record import Json, Message
 from kdaug.sketch import sketch
-from kdaug.teacher import Completion, Fit, Request, Schema
+from kdaug.teacher import Completion, Fit, Request, Schema, Until, patiently
 
 START = re.compile(r"[\[{]")
 EDGES = " \t\r\n\"'`*.!"  # what models put round a choice
@@ -121,10 +121,10 @@ class Form:
             return Reading("repaired", bare[named.pop()])
         return Reading("wrong", problem=f"it {'names several' if named else 'is none'} of the given choices")
 
-    async def flaw(self, value: Json) -> str | None:
+    async def flaw(self, value: Json, until: Until = patiently) -> str | None:
         """What a JSON schema finds wrong with a value, in a line; `kdaug.schemas.SLOW` where that is not told within
         its limits."""
-        return await schemas.flaw(self._schema, value)
+        return await schemas.flaw(self._schema, value, until)
 
     @cached_property
     def _schema(self) -> str:

@@ -25,6 +25,7 @@ from kdaug.mcp_session import client_of, tools_of
 from kdaug.prompts import shipped
 from kdaug.record import Json
 from kdaug.structured import Form, form_of
+from kdaug.teacher import Until, patiently
 
 # Of a part's field that names tools: a recipe looks for the file beside it first, and what the tools are (the toolbox's
 # digest), not where they lie, is part of the fingerprint.
@@ -65,9 +66,11 @@ class Definition:
         }
         return {"type": "function", "function": told}
 
-    async def flaw(self, arguments: object) -> str | None:
+    async def flaw(self, arguments: object, until: Until = patiently) -> str | None:
         """What is wrong with a call's arguments, in a line. Raises ConfigError for a `$ref` that leads nowhere."""
-        return await self._form.flaw(arguments) if isinstance(arguments, dict) else "the arguments are no object"
+        if not isinstance(arguments, dict):
+            return "the arguments are no object"
+        return await self._form.flaw(arguments, until)
 
     @property
     def closed(self) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from kdaug.teacher import Until, patiently
 
 PATIENCE = 10.0  # the clock's seconds for one of CPU time, on a busy machine
 
@@ -26,11 +29,20 @@ class Worker:
     cpu: int = 5
     memory: int = 1024
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
+    _turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False
+    )
     _lock: Lock = field(default_factory=Lock, init=False, repr=False)
 
-    async def ask(self, question: Any) -> Any:
-        """The answer, or None where there is none within the limits."""
-        return await asyncio.to_thread(self._ask, json.dumps(question).encode() + b"\n")
+    async def ask(self, question: Any, until: Until = patiently) -> Any:
+        """The answer, or None where there is none within the limits. `until`: of a run that may end before it is this
+        question's turn (`Generate.until`)."""
+        turn = self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        await until(turn.acquire())
+        try:
+            return await asyncio.to_thread(self._ask, json.dumps(question).encode() + b"\n")
+        finally:
+            turn.release()
 
     def _ask(self, question: bytes) -> Any:
         with self._lock:

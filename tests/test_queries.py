@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import Scripted, in_turn
@@ -145,3 +147,19 @@ def test_a_process_that_was_ended_from_without_is_no_answer_and_the_next_is_answ
         return [(await queries.run_query("", "SELECT 1")).wrong for _ in range(2)]
 
     assert asyncio.run(ask()) == ["timeout", None]
+
+
+def test_at_the_end_of_a_run_no_question_waits_for_its_turn() -> None:
+    class Over(Exception):
+        pass
+
+    async def over(waiting: Awaitable[Any], failed: object = None) -> Any:
+        waiting.close()  # type: ignore[attr-defined] # a coroutine
+        raise Over
+
+    async def ask() -> str | None:
+        with pytest.raises(Over):
+            await queries.run_query("", "SELECT 1", over)
+        return (await queries.run_query("", "SELECT 1")).wrong
+
+    assert asyncio.run(ask()) is None

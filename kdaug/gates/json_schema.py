@@ -16,6 +16,7 @@ from kdaug.generator import Generate
 from kdaug.record import Drop, Json, Record, text_of
 from kdaug.schemas import SLOW
 from kdaug.structured import form_of
+from kdaug.teacher import Until
 
 SHOWN = 20  # characters of what is no JSON
 
@@ -40,16 +41,16 @@ class JsonSchema(Gate):
             form_of({"json": dict(self.schema)})
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record, await self._flaw(record))
+        return Prepared(record, await self._flaw(record, generate.until))
 
-    async def _flaw(self, record: Record) -> Drop | None:
+    async def _flaw(self, record: Record, until: Until) -> Drop | None:
         own = record.meta.get(self.meta)
         schema = own if isinstance(own, dict) else dict(self.schema)
         if not schema:
             return Drop("json_schema:no_schema")
         text = text_of(record.completion)
         try:
-            wrong = await form_of({"json": schema}).flaw(orjson.loads(text))
+            wrong = await form_of({"json": schema}).flaw(orjson.loads(text), until)
         except orjson.JSONDecodeError as e:
             there = f", at {text[e.pos : e.pos + SHOWN]!r}" if e.pos < len(text) else ""
             return Drop("json_schema:invalid", {"problem": f"it is not one JSON value ({e}{there})"})

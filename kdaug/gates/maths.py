@@ -12,6 +12,7 @@ from kdaug.errors import require, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generate
 from kdaug.record import Drop, Record, text_of
+from kdaug.teacher import Until
 
 ANSWER = 1_000  # characters: a text that is longer is no final answer
 
@@ -35,9 +36,9 @@ class Maths(Gate):
         require("math_verify", "verify", "the maths gate")
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record, await self._flaw(record))
+        return Prepared(record, await self._flaw(record, generate.until))
 
-    async def _flaw(self, record: Record) -> Drop | None:
+    async def _flaw(self, record: Record, until: Until) -> Drop | None:
         found = record.meta.get(self.reference)
         if isinstance(found, bool) or not isinstance(found, str | int | float) or not str(found).strip():
             return Drop("maths:no_reference")
@@ -48,7 +49,7 @@ class Maths(Gate):
         verdict: bool | None = False
         both = _plain_number(answer) is not None and _plain_number(reference) is not None
         if not both and len(answer) <= ANSWER:
-            verdict = await equal(_written_out(answer), _written_out(reference))
+            verdict = await equal(_written_out(answer), _written_out(reference), until)
         if verdict:
             return None
         wrong = "maths:timeout" if verdict is None else "maths:wrong"

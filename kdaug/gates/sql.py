@@ -10,6 +10,7 @@ from kdaug.generator import Generate
 from kdaug.programs import code_block
 from kdaug.queries import Rows, is_ordered, run_query, same_rows
 from kdaug.record import Drop, Json, Record, text_of
+from kdaug.teacher import Until
 
 LANGUAGES = ("sql", "sqlite")
 
@@ -32,23 +33,23 @@ class Sql(Gate):
     name: ClassVar[str] = "sql"
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record, await self._flaw(record))
+        return Prepared(record, await self._flaw(record, generate.until))
 
-    async def _flaw(self, record: Record) -> Drop | None:
+    async def _flaw(self, record: Record, until: Until) -> Drop | None:
         schema, reference = record.meta.get(self.schema), record.meta.get(self.reference)
         query = code_block(text_of(record.completion), LANGUAGES).strip()
         if not query:
             return Drop("sql:none")
         if not isinstance(schema, str) or not schema.strip():
             return Drop("sql:no_schema")
-        given = await run_query(schema, query)
+        given = await run_query(schema, query, until)
         if given.wrong:
             return Drop(f"sql:{given.wrong}", {"error": given.error})
         if self.need_rows and not given.rows:
             return Drop("sql:empty")
         if not isinstance(reference, str) or not reference.strip():
             return None
-        wanted = await run_query(schema, reference)
+        wanted = await run_query(schema, reference, until)
         if wanted.wrong:
             return Drop("sql:reference", {"error": wanted.error})
         if same_rows(given, wanted, ordered=is_ordered(reference)):

@@ -13,6 +13,7 @@ from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generate
 from kdaug.record import Drop, Json, Record, ToolCall
 from kdaug.schemas import SLOW
+from kdaug.teacher import Until
 from kdaug.tool_definitions import from_json, named
 
 
@@ -32,19 +33,19 @@ class ToolCalls(Gate):
     name: ClassVar[str] = "tool_calls"
 
     async def prepare(self, record: Record, generate: Generate) -> Prepared:
-        return Prepared(record, await self._flaw(record))
+        return Prepared(record, await self._flaw(record, generate.until))
 
-    async def _flaw(self, record: Record) -> Drop | None:
+    async def _flaw(self, record: Record, until: Until) -> Drop | None:
         calls = [call for message in record.completion or () for call in message.tool_calls]
         if not calls:
             return Drop("tool_calls:none") if self.need else None
         for call in calls:
-            if drop := await flaw_of_call(call, record.tools):
+            if drop := await flaw_of_call(call, record.tools, until):
                 return drop
         return None
 
 
-async def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
+async def flaw_of_call(call: ToolCall, tools: Sequence[Json], until: Until) -> Drop | None:
     evidence: dict[str, Json] = {"tool": call.name, "arguments": shorten(call.arguments, 400)}
     offered = {name: tool for tool in tools if (name := named(tool)) is not None}
     if call.name not in offered:
@@ -56,7 +57,7 @@ async def flaw_of_call(call: ToolCall, tools: Sequence[Json]) -> Drop | None:
     if not isinstance(arguments, dict):
         return Drop("tool_calls:not_json", {**evidence, "problem": "the arguments are no object"})
     try:
-        wrong = await from_json(offered[call.name], "the record").flaw(arguments)
+        wrong = await from_json(offered[call.name], "the record").flaw(arguments, until)
     except ConfigError as e:
         return Drop("tool_calls:bad_tool", {**evidence, "problem": str(e)})
     reason = "tool_calls:timeout" if wrong == SLOW else "tool_calls:arguments"

@@ -55,7 +55,7 @@ class TextToSql:
     ) -> Sequence[Record | Discarded]:
         (record,) = parents
         schema, replies = await self._database(record, generate)
-        tables = await run_query(schema, TABLES)
+        tables = await run_query(schema, TABLES, generate.until)
         if tables.wrong or not tables.rows:
             return [Discarded(record, Drop("text_to_sql:schema", {"error": tables.error, "script": schema[:2000]}))]
         shown = "\n\n".join(f"{row[0]};" for row in tables.rows)
@@ -82,7 +82,7 @@ class TextToSql:
         said = await settled([self._ask(asked, generate) for _ in range(self.samples)])
         usable = [reply for reply in said if isinstance(reply, Completion) and not unusable(reply, self.name)]
         queries = [code_block(reply.text, LANGUAGES).strip() for reply in usable]
-        results = await asyncio.gather(*(run_query(database.schema, query) for query in queries))
+        results = await asyncio.gather(*(run_query(database.schema, query, generate.until) for query in queries))
         vote = majority([*ballots(results), *[None] * (self.samples - len(results))])
         if vote is None:
             errors: list[Json] = [result.error for result in results]

@@ -146,7 +146,7 @@ def test_a_pattern_that_hangs_is_a_timeout_and_the_next_is_answered() -> None:
 
 def test_a_tool_whose_pattern_hangs_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended:
-        async def ask(self, question: object) -> None:
+        async def ask(self, question: object, until: object) -> None:
             pass
 
     monkeypatch.setattr(schemas, "_worker", Ended())
@@ -175,7 +175,7 @@ def test_only_what_may_hang_is_asked_of_a_process_of_its_own(
     asked: list[object] = []
 
     class Told:
-        async def ask(self, question: object) -> object:
+        async def ask(self, question: object, until: object) -> object:
             asked.append(question)
             return {"flaw": None}
 
