@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -123,10 +122,8 @@ def test_a_server_that_does_not_answer_is_told_of(server: type[Client], monkeypa
 @pytest.mark.slow  # starts processes
 def test_a_process_that_is_no_server_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mcp_session, "START", 2.0)
-    begun = time.monotonic()
     with pytest.raises(ConfigError, match="not answered"):
         Toolbox(f"mcp:{sys.executable} -c 'import sys; sys.stdin.read()'")
-    assert time.monotonic() - begun < 60
     for source in ("mcp:true", "mcp:no_such_command_xyz"):
         with pytest.raises(ConfigError, match="cannot be asked"):
             Toolbox(source)
