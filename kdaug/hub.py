@@ -35,7 +35,8 @@ def look_up(name: str, kind: Kind) -> None:
     )
     if constants.HF_HUB_OFFLINE or any(copy.is_dir() for copy in copies):
         return
-    nowhere = f"no {kind} {name!r}: no file or folder here"
+    here = "a file, and none that can be read as one" if Path(name).is_file() else "no file or folder here"
+    nowhere = f"no {kind} {name!r}: {here}"
     try:
         HfApi(library_name="kdaug").repo_info(name, repo_type=kind, timeout=10)
     except GatedRepoError as e:

@@ -105,6 +105,13 @@ def find_adapter(name: str) -> Model:
     return Model(str(folder), f"{folder.resolve().name}@{_fingerprint(parts)}", "folder", read_licence(folder))
 
 
+def check_speaks(folder: Path) -> None:
+    """Raises ConfigError for a model that scores texts, such as a reward model: it can say nothing."""
+    kinds = _config(folder).get("architectures") or ()
+    if any(str(kind).endswith("ForSequenceClassification") for kind in kinds):
+        raise ConfigError(f"{folder} is no language model: it scores texts ({', '.join(kinds)})")
+
+
 def read_licence(path: str | Path) -> str | None:
     """The licence that a model's folder (README's front matter, config.json) or GGUF file states, or None."""
     path = Path(path)

@@ -128,6 +128,8 @@ def _rows(source: str | Path, split: str, config: str | None) -> Iterator[Placed
             if is_document(path):
                 yield from documents_in(path)
                 return
+            if split != "train":
+                raise ConfigError(f"{path} is one file and has no splits: leave out split={split}")
             if path.suffix.lower() not in _READERS:
                 raise ConfigError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; give {_ENDINGS}")
             yield from _READERS[path.suffix.lower()](path)

@@ -109,6 +109,7 @@ def _instructed(row: Row, given: str, completion: Messages | None) -> Record:
     return Record(
         prompt=(*earlier, *user(join(instruction, given))),
         completion=completion,
+        scores=_scores(row),
         meta={**_meta(row), "instruction": instruction, "input": given},
     )
 
@@ -120,6 +121,7 @@ def _preference(row: Row) -> Record:
         completion=_answer(row, "chosen", prompt),
         rejected=_answer(row, "rejected", prompt),
         tools=_tools(row),
+        scores=_scores(row),
         meta=_meta(row),
     )
 
@@ -131,13 +133,15 @@ def _unpaired(row: Row) -> Record:
     if not isinstance(label, bool):
         raise BadRow(f'"label" is {_kind(label)}, not true or false')
     completion = _answer(row, "completion", prompt)
-    return Record(prompt=prompt, completion=completion, label=label, tools=_tools(row), meta=_meta(row))
+    return Record(
+        prompt=prompt, completion=completion, label=label, tools=_tools(row), scores=_scores(row), meta=_meta(row)
+    )
 
 
 def _prompt_completion(row: Row) -> Record:
     prompt = _prompt(row)
     completion = None if row.get("completion") is None else _answer(row, "completion", prompt)
-    return Record(prompt=prompt, completion=completion, tools=_tools(row), meta=_meta(row))
+    return Record(prompt=prompt, completion=completion, tools=_tools(row), scores=_scores(row), meta=_meta(row))
 
 
 def _chat(row: Row) -> Record:
@@ -164,7 +168,7 @@ def _conversation(row: Row, messages: Messages) -> Record:
         prompt, completion = messages[:-1], messages[-1:]
     if not prompt:
         raise BadRow("there is nothing before the assistant's turn: add what it answers")
-    return Record(prompt=prompt, completion=completion, tools=_tools(row), meta=_meta(row))
+    return Record(prompt=prompt, completion=completion, tools=_tools(row), scores=_scores(row), meta=_meta(row))
 
 
 def _document(row: Row) -> Record:
@@ -186,12 +190,12 @@ SHAPES = (
         ("id", "name", "is_classification", "meta"),
         _self_instruct,
     ),
-    Shape("preference", ("prompt", "chosen", "rejected"), ("tools", "meta"), _preference),
-    Shape("unpaired preference", ("prompt", "completion", "label"), ("tools", "meta"), _unpaired),
-    Shape("messages", ("messages",), ("tools", "meta"), _chat),
-    Shape("ShareGPT", ("conversations",), ("system", "tools", "meta"), _sharegpt),
-    Shape("alpaca", ("instruction",), ("input", "output", "system", "history", "meta"), _alpaca),
-    Shape("prompt/completion", ("prompt",), ("completion", "tools", "meta"), _prompt_completion),
+    Shape("preference", ("prompt", "chosen", "rejected"), ("tools", "scores", "meta"), _preference),
+    Shape("unpaired preference", ("prompt", "completion", "label"), ("tools", "scores", "meta"), _unpaired),
+    Shape("messages", ("messages",), ("tools", "scores", "meta"), _chat),
+    Shape("ShareGPT", ("conversations",), ("system", "tools", "scores", "meta"), _sharegpt),
+    Shape("alpaca", ("instruction",), ("input", "output", "system", "history", "scores", "meta"), _alpaca),
+    Shape("prompt/completion", ("prompt",), ("completion", "tools", "scores", "meta"), _prompt_completion),
     DOCUMENT,
 )
 
@@ -265,6 +269,17 @@ def _meta(row: Row) -> dict[str, Json]:
     if not isinstance(meta or {}, dict):
         raise BadRow(f'"meta" is {_kind(meta)}, not an object')
     return dict(meta or {})
+
+
+def _scores(row: Row) -> dict[str, float]:
+    """By their names; what other datasets have under that name, such as a list, says nothing to us."""
+    found = _parsed(row.get("scores"), "scores")
+    if not isinstance(found, dict):
+        return {}
+    for name, value in found.items():
+        if value is not None and type(value) not in (int, float):
+            raise BadRow(f'"scores" has {_kind(value)} under "{name}", not a number')
+    return {name: float(value) for name, value in found.items() if value is not None}
 
 
 def _parsed(value: Any, name: str) -> Any:

@@ -199,6 +199,23 @@ def test_a_parquet_row_is_counted(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet")
 
 
+def test_one_file_has_no_splits(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    with pytest.raises(ConfigError, match=r"a\.jsonl is one file and has no splits: leave out split=tset"):
+        read(tmp_path / "a.jsonl", split="tset")
+
+
+def test_scores_are_read_where_they_are_named_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows: list[dict[str, Any]] = [{"prompt": "a", "completion": "b", "scores": {"quality": 4, "none": None}}]
+    rows += [{"prompt": "c", "completion": "d", "scores": [1, 2]}]  # as other datasets have it
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert [r.scores for r in read(file)] == [{"quality": 4.0}, {}]
+    file.write_text(json.dumps(rows[0] | {"scores": {"quality": "good"}}))
+    with pytest.raises(ConfigError, match=r'a.jsonl:1: "scores" has text under "quality", not a number'):
+        read(file)
+
+
 def test_a_place_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file .*seeds\.jsonl"):
         read(tmp_path / "seeds.jsonl")

@@ -40,7 +40,7 @@ _WAY_OUT = {
     "record.child(by=…, rejected=None)",
     "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones: "
     "record.child(by=…, label=None)",
-    "completion": "single answers are for SFT, or for rrhf and pro if scored; DPO needs a rejected one as well",
+    "completion": "single answers are for SFT, or for rrhf and pro if scored; pairs have a rejected one as well",
 }
 
 

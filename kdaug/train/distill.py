@@ -31,7 +31,7 @@ from kdaug.train.loop import OnStep, train
 from kdaug.train.losses import linear_divergence, linear_logprobs, linear_top_k_divergence
 from kdaug.train.memory import enough
 from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
-from kdaug.train.settings import Settings, setting
+from kdaug.train.settings import Settings, described, setting
 from kdaug.train.stored import Stored
 from kdaug.train.student import LAST, Folder, Student, Teaching, load, locate
 from kdaug.train.training import Begin, Objective, Training
@@ -127,7 +127,8 @@ class Distill(Settings):
     ) -> Task[Lesson]:
         seen, coverage = stored.teach(records, lessons)
         rows, held_out = rows_of(seen, student.plan, self.length, taught)
-        return Task(rows, held_out, FromRun(self, student, stored, coverage.top_k))
+        mixed = self.alpha < 1 or coverage.covered < coverage.tokens
+        return Task(rows, held_out, FromRun(self, student, stored, coverage.top_k, mixed))
 
     def _by_teacher(
         self,
@@ -205,13 +206,37 @@ class Distill(Settings):
             wrong = f"divergence={self.divergence}: across vocabularies there is neither a cache nor on_policy"
         elif self.divergence == "uld" and self.alpha == 1:
             wrong = "divergence=uld: it does not see which token is which; give alpha=0.6, as its authors do, or gold"
+        if not wrong:
+            wrong = self._idle()
         if wrong:
             raise ConfigError(f"Distill: {wrong}")
+
+    def _idle(self) -> str:
+        """What is wrong with a setting that was given, and that nothing here looks at."""
+        about = described(type(self))
+        for name, (used, by) in _OF.items():
+            if getattr(self, name) != about[name]["default"] and not used(self):
+                return f"{name}={getattr(self, name)}: only {by} has it; leave it out"
+        return ""
 
     def between(self, t: float = 1.0) -> Callable[[Tensor, Tensor], Tensor]:
         """The divergence of log-probabilities, with those of our fields that it takes; `t`: taid's, at this step."""
         chosen, ours = DIVERGENCES[self.divergence], {"beta": self.beta, "alpha": self.skew, "mu": self.mu, "t": t}
         return partial(chosen, **{name: ours[name] for name in signature(chosen).parameters if name in ours})
+
+
+# Settings that one kind of distillation alone looks at: whether this is it, and what it is called.
+_OF: dict[str, tuple[Callable[[Distill], Any], str]] = {
+    "beta": (lambda how: how.divergence in ("jsd", "gold"), "divergence=jsd or gold"),
+    "skew": (lambda how: how.divergence in ("skew_kl", "skew_reverse_kl"), "divergence=skew_kl or skew_reverse_kl"),
+    "taid_start": (lambda how: how.divergence == "taid", "divergence=taid"),
+    "mu": (lambda how: how.divergence == "adaptive_kl", "divergence=adaptive_kl"),
+    **{
+        name: (lambda how: how.hidden, "hidden above 0")
+        for name in ("hidden_layers", "hidden_measure", "hidden_projection")
+    },
+    **{name: (lambda how: how.on_policy, "on_policy above 0") for name in ("max_new_tokens", "sampling_temperature")},
+}
 
 
 def rows_of(units: Sequence[Unit], plan: Plan, length: int, taught: int) -> tuple[list[list[Unit]], list[list[Unit]]]:
@@ -300,12 +325,13 @@ class FromTeacher(_Tokens):
 @dataclass(frozen=True)
 class FromRun(_Tokens):
     """Forward KL to what a run has kept of the teacher; where it has kept nothing, cross-entropy alone. `top_k`:
-    how many alternatives are there of every token."""
+    how many alternatives are there of every token; `mixed`: whether cross-entropy counts anywhere."""
 
     how: Distill
     student: Student
     stored: Stored
     top_k: int
+    mixed: bool = True
 
     def loss(self, units: Sequence[Row]) -> tuple[Tensor, dict[str, Tensor]]:
         batch = collate([[lesson.document for lesson in row] for row in units], self.student.chat.pad)
@@ -328,4 +354,4 @@ class FromRun(_Tokens):
             if self.how.alpha < 1:
                 also = -linear_logprobs(states[known], head, targets[known]).sum()
                 hard, apart = hard + (1 - self.how.alpha) * also, self.how.alpha * apart
-        return apart + hard, {"divergence": apart, "nll": hard}
+        return apart + hard, {"divergence": apart, "nll": hard} if self.mixed else {}

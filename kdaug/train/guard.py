@@ -8,7 +8,8 @@ from math import isfinite
 from typing import Any
 
 WINDOW = 50  # steps that a loss is compared with
-ENOUGH = 20  # of them, before it is compared at all
+ENOUGH = 20  # of them, before they say what is usual
+EARLY = 10  # times the highest loss so far, or a nat: what no loss rises by before that
 FLAT = 0.05  # share of the loss that counts as its range where it hardly moves
 IN_A_ROW = 3  # bad steps, after which it is no batch's fault
 
@@ -31,10 +32,13 @@ class Guard:
         """Why the step should not be taken, or nothing."""
         if not isfinite(loss) or not isfinite(norm):
             return f"the loss is {loss:.4g}, the gradient's norm {norm:.4g}"
-        if not self.spike or len(self.losses) < ENOUGH:
+        if not self.spike or not self.losses:
             return ""
         low, high = min(self.losses), max(self.losses)
-        if loss <= high + self.spike * max(high - low, FLAT * abs(high)):
+        room = self.spike * max(high - low, FLAT * abs(high))
+        if len(self.losses) < ENOUGH:
+            room = max(room, EARLY * max(abs(low), abs(high), 1.0))
+        if loss <= high + room:
             return ""
         return f"the loss is {loss:.4g}, while the last {len(self.losses)} lay between {low:.4g} and {high:.4g}"
 

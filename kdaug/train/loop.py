@@ -114,8 +114,8 @@ def _take_steps(training: Training[Any], on_step: OnStep | None) -> None:
 def _advise(training: Training[Any]) -> None:
     if training.steps < FEW_STEPS and training.world.first:
         _log.warning(
-            "only %d steps (%d an epoch): the student will hardly move; lower accumulate, batch or length",
-            training.steps,
+            "only %s (%d an epoch): the student will hardly move; lower accumulate, batch or length",
+            f"{training.steps} step{'s' * (training.steps != 1)}",
             training.per_epoch,
         )
 

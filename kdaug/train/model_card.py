@@ -20,7 +20,7 @@ from kdaug.models import SMOLLM2, front_matter, locate_model
 from kdaug.prompts import render
 from kdaug.terms import Terms, shared_licence, terms_of
 from kdaug.train import comparison
-from kdaug.train.origin import short_name, trainings
+from kdaug.train.origin import short_name, terms_by, trainings
 from kdaug.train.student import replacing
 
 PRUNED = "pruned"
@@ -38,8 +38,10 @@ class Base:
 
 def write_card(folder: Path, told: Mapping[str, Any]) -> None:
     """README.md in a student's folder. `told`: what its training.json holds, with `results`."""
-    earlier = [teacher for about in trainings(Path(told["student"])) for teacher in about.get("teachers", ())]
-    terms = {teacher: terms_of(teacher) for teacher in dict.fromkeys([*told["teachers"], *earlier])}
+    terms: dict[str, Terms] = {}
+    for about in (told, *trainings(Path(told["student"]))):
+        for teacher in about.get("teachers", ()):
+            terms.setdefault(teacher, terms_by(about, teacher))
     base = base_of(told["student"])
     data = told.get("data") or {}
     card = render(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from kdaug.dataset import Dataset
 from kdaug.read import stream
 from kdaug.record import Record
 from kdaug.seeds import Seeds
+from kdaug.terms import Terms, terms_of
 
 # What the run that made a dataset says of itself, and a student's card repeats.
 _OF_THE_RUN = ("recipe", "fingerprint", "command", "kdaug")
@@ -40,6 +41,13 @@ def _run_of(source: Path) -> dict[str, Any]:
 def records_again(origin: dict[str, Any]) -> Iterator[Record]:
     """The records that `origin_of` told of. Raises ConfigError where they are no longer there."""
     return stream(origin["source"], split=origin["split"])
+
+
+def terms_by(about: Mapping[str, Any], teacher: str) -> Terms:
+    """The terms of a teacher of the training that training.json is `about`: those that its folder states, else those
+    that are known of its name."""
+    stated = about.get("licences", {}).get(teacher)
+    return Terms(stated) if stated else terms_of(teacher)
 
 
 def short_name(source: str) -> str:

@@ -137,12 +137,19 @@ class Preference(Settings):
     def _score(self, record: Record) -> float:
         names = [self.score] if self.score else list(record.scores)
         if len(names) != 1 or names[0] not in record.scores:
-            has, asked = (
-                ", ".join(record.scores) or "none",
-                f"no score {self.score!r}" if self.score else "not one score",
-            )
-            raise ConfigError(f"record {record.id} has {asked} but {has}: say with `score` which one {self.loss} takes")
+            raise without(record, self.score)
         return record.scores[names[0]]
+
+
+def without(record: Record, score: str) -> ConfigError:
+    """What to raise for a record that has not the score that is wanted; "": any one."""
+    if not record.scores:
+        return ConfigError(
+            f'record {record.id} has no scores: a gate that judges gives them, or in a file a field such as "scores": '
+            '{"quality": 4.5}'
+        )
+    wanted = f"no score {score!r}" if score else "several scores"
+    return ConfigError(f"record {record.id} has {wanted}: say which is meant ({', '.join(record.scores)})")
 
 
 def _pairs(how: Preference, student: Student, data: Encoded, folder: Folder) -> tuple[list[Pair], PairObjective]:

@@ -12,8 +12,8 @@ from functools import partial
 from time import perf_counter
 from typing import Any
 
-from kdaug.terms import terms_of
 from kdaug.train.memory import LESS, capacity, in_use, peak_of, peak_so_far
+from kdaug.train.origin import terms_by
 from kdaug.train.training import Training
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def lines(training: Training[Any], found: Forecast) -> Iterator[str]:
         yield f"memory: about {found.memory / GB:.2f} of {found.capacity / GB:.1f} GB"
     yield f"time: about {_duration(found.seconds)} at {found.tokens_per_second:,.0f} tokens/s"
     for teacher in about["teachers"]:
-        terms = terms_of(teacher)
+        terms = terms_by(about, teacher)
         yield f"terms: {teacher}: {terms.licence}{f', {terms.note}' if terms.note else ''}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from kdaug.device import quiet
 from kdaug.errors import ConfigError
 from kdaug.train.model_card import write_pruned_card
-from kdaug.train.student import check_free, locate
+from kdaug.train.student import check_free, locate, readable
 
 
 def prune(model: str | Path, layers: int, out: str | Path) -> Path:
@@ -37,6 +37,7 @@ def prune(model: str | Path, layers: int, out: str | Path) -> Path:
     with quiet():
         full.save_pretrained(tmp)
         AutoTokenizer.from_pretrained(source).save_pretrained(tmp)
+    readable(tmp)
     write_pruned_card(tmp, str(model), kept, len(decoder))
     tmp.replace(target)
     return target

@@ -19,6 +19,7 @@ from kdaug.record import Messages, Record
 from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
+from kdaug.train.preference import without
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
 from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, packed, precision_of
@@ -79,7 +80,7 @@ class RewardModel(Settings):
     def _beside(self, record: Record) -> float:
         name = self.soft or self.margin
         if name and name not in record.scores:
-            raise ConfigError(f"record {record.id} has no score {name!r} but {', '.join(record.scores) or 'none'}")
+            raise without(record, name)
         return record.scores[name] if name else 0.0
 
 

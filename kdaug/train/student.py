@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,6 +20,7 @@ import orjson
 from kdaug.chat import Chat
 from kdaug.device import computes_in_half, quiet
 from kdaug.errors import ConfigError, TrainError, shorten
+from kdaug.models import check_speaks
 from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Batch, Document, Encoded, check_truncated, collate, pack
 from kdaug.train.checkpoint import replacing as replacing
@@ -114,11 +116,17 @@ class Student:
         with quiet():
             self.model.to(self.dtype).save_pretrained(tmp)
             self.chat.tokenizer.save_pretrained(tmp)
-        usual = (tmp / "config.json").stat().st_mode
+        readable(tmp)
         for file in sorted(tmp.iterdir()):
-            file.chmod(usual)  # safetensors' own would be for its owner alone
             file.replace(folder / file.name)
         tmp.rmdir()
+
+
+def readable(folder: Path) -> None:
+    """Its files for whom they usually are for: safetensors' own would be for their owner alone."""
+    usual = (folder / "config.json").stat().st_mode
+    for file in folder.iterdir():
+        file.chmod(usual)
 
 
 @contextmanager
@@ -201,6 +209,7 @@ def load(folder: Path, chat: Chat, device: str, dtype: str = "auto") -> Student:
     import torch
     from transformers import AutoModelForCausalLM
 
+    check_speaks(folder)
     half, own = precision_of(folder, device, dtype)
     with loading(folder):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
@@ -275,17 +284,19 @@ def digest(folder: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Teaching:
-    """A white-box teacher: the name by which its terms are known, and its folder."""
+    """A white-box teacher: the name by which its terms are known, its folder, and the licence that this states."""
 
     name: str
     folder: Path
+    licence: str | None = None
 
     @classmethod
     def by(cls, model: str | Path) -> Teaching:
         """Raises ConfigError where there is no such model."""
         from kdaug.models import locate_model
 
-        return cls(f"local:{locate_model(str(model)).name}", locate(model))
+        found = locate_model(str(model))
+        return cls(f"local:{found.name}", locate(model), found.licence)
 
 
 class Folder:
@@ -316,6 +327,8 @@ class Folder:
             "dropped": list(data.dropped),
             "teachers": list(dict.fromkeys([*data.teachers, *([teacher.name] if teacher is not None else [])])),
         }
+        if teacher is not None and teacher.licence:
+            self.about["licences"] = {teacher.name: teacher.licence}
         before = self._before()
         self.finished = before.get("status") == "finished"
         self.threads = int(before.get("threads", 0))  # that it was begun with; 0: not begun
@@ -342,8 +355,11 @@ class Folder:
 
     def tell(self, status: str, **results: Any) -> None:
         body = {"status": status, "threads": self.threads, **self.told(**results)}
-        with replacing(self.path / "training.json") as tmp:
-            tmp.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
+        try:
+            with replacing(self.path / "training.json") as tmp:
+                tmp.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
+        except OSError as e:
+            raise ConfigError(f"{self.path} cannot be written to: {e.strerror}") from e
 
     def metrics(self) -> list[dict[str, Any]]:
         return read_lines(self.path / "metrics.jsonl")
@@ -368,6 +384,9 @@ def check_free(folder: Path, but: Collection[str] = ()) -> None:
     """Raises ConfigError unless a model may be written there: it is not there yet, or empty `but` for these files."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder} is a file: choose a folder to write the model to")
+    above = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise ConfigError(f"{folder} cannot be made: {above} is not to be written to")
     if folder.is_dir() and any(file.name not in but for file in folder.iterdir()):
         raise ConfigError(f"{folder} holds other files: choose another folder to write the model to")
 

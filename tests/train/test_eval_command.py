@@ -52,6 +52,20 @@ def test_a_student_beside_its_base_and_its_teacher(
     assert (student / "README.md").read_text() == card
 
 
+def test_a_model_that_is_not_there_is_said_before_another_is_asked(
+    tiny: Path, data: Path, tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text('{"prompt": "1 + 1?", "answer": "2"}\n')
+    command = ["eval", str(tiny), str(tmp_path / "none"), "--tasks", str(tasks), "--metric", "exact_match"]
+    assert main([*command, "--out", str(tmp_path / "asked")]) == 2
+    assert "none" in capsys.readouterr().err
+    assert not (tmp_path / "asked").exists()
+    assert main(["eval", "fake", *command[3:]]) == 0  # a teacher by its kind alone
+    assert "fake" in capsys.readouterr().out
+
+
 def test_a_student_that_was_trained_on_its_test_is_told_of(
     tiny: Path, answers: list[Record], data: Path, tmp_path: Path, capsys: Said
 ) -> None:

@@ -39,6 +39,20 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+def test_an_explosion_is_seen_before_there_is_a_usual_loss() -> None:
+    guard = Guard(spike=2.0)
+    for loss in (6.4, 7.0, 5.5):  # a beginner's losses may do that
+        assert not guard.fault(loss, 1.0)
+        guard.note(loss, "")
+    assert "between 5.5 and 7" in guard.fault(48195.0, 1.0)
+    assert not Guard(spike=0).fault(48195.0, 1.0)
+
+
+def test_a_training_that_explodes_at_once_ends_with_a_word(tiny: Path, answers: list[Record], out: Path) -> None:
+    with pytest.raises(TrainError, match=r"3 steps in a row were like that: use a lower lr"):
+        replace(FAST, lr=50.0, clip=0.0, warmup=0.0, steps=10, accumulate=1).fit(answers, student=tiny, out=out)
+
+
 def test_a_poisoned_batch_is_left_out_and_named(
     tiny: Path, answers: list[Record], out: Path, poison: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,7 +99,7 @@ def test_steps_in_a_row_are_no_batchs_fault(tiny: Path, answers: list[Record], o
 def test_a_spike_is_a_loss_far_out_of_the_range_of_the_last_ones() -> None:
     guard = Guard(2.0)
     for n in range(ENOUGH):
-        assert guard.fault(1e6, 1.0) == ""  # nothing to compare with yet
+        assert guard.fault(15.0, 1.0) == ""  # what is usual is not known yet
         guard.note(2.0 + n % 2, "")
     assert guard.fault(4.9, 1.0) == ""  # 3 + 2·(3 - 2) is the limit
     assert "lay between 2 and 3" in guard.fault(5.1, 1.0)

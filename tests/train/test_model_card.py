@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import kdaug as kd
 from kdaug.dataset import write_dataset
 from kdaug.errors import ConfigError
 from kdaug.read import read
@@ -121,6 +122,19 @@ def test_the_words_of_earlier_trainings_are_in_it_too(tiny: Path, answers: list[
     card = (second / "README.md").read_text()
     assert "| `vllm:Qwen/Qwen3-32B` | [apache-2.0]" in card and "| `fake:echo` |" in card
     assert "`tiny`, trained with SFT" in card
+
+
+def test_a_teachers_licence_is_what_its_folder_states(
+    tiny: Path, answers: list[Record], tmp_path: Path, make_model: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = make_model(tmp_path / "teacher", seed=1)
+    (teacher / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
+    how = kd.Distill(epochs=1, length=128)
+    with caplog.at_level("INFO"):
+        out = how.fit(answers, student=tiny, teacher=teacher, out=tmp_path / "out")
+    (said,) = [line for line in caplog.messages if line.startswith("terms: local:teacher")]
+    assert said.endswith(": cc-by-4.0")
+    assert "cc-by-4.0" in (out / "README.md").read_text()
 
 
 def test_a_pruned_model_hands_its_base_and_licence_on(

@@ -29,6 +29,11 @@ def test_it_loads_and_computes_with_the_layers_that_are_left(tmp_path: Path, mak
     assert AutoTokenizer.from_pretrained(small).chat_template
 
 
+def test_its_files_are_for_whom_files_are(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    out = prune(make_model(tmp_path / "full", layers=3), 2, tmp_path / "cut")
+    assert {file.stat().st_mode for file in out.iterdir()} == {(out / "config.json").stat().st_mode}
+
+
 def test_lists_by_layer_in_the_configuration_follow(tmp_path: Path, make_tokenizer: Callable[..., Any]) -> None:
     from transformers import AutoModelForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
 

@@ -113,7 +113,7 @@ def test_margins_and_soft_labels_are_scores_of_the_records(tiny: Path, pairs: li
     apart = [record.scored(apart=1.0) for record in pairs]
     assert first_loss("wide", apart, margin="apart") > plain + 0.3
     assert first_loss("centred", pairs, centring=1.0) > plain
-    with pytest.raises(ConfigError, match="no score 'apart' but none"):
+    with pytest.raises(ConfigError, match="has no scores: a gate that judges gives them"):
         first_loss("missing", pairs, margin="apart")
     with pytest.raises(ConfigError, match="soft labels"):
         replace(FAST, soft="probability", centring=0.1)

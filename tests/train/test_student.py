@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import kdaug as kd
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
+from kdaug.record import Record, assistant, user
 from kdaug.train.batching import IGNORE, Document, collate
 from kdaug.train.student import digest, load, replacing
 
@@ -67,6 +70,19 @@ def test_states_of_all_layers_are_the_models_own_and_have_a_gradient(tiny: Path,
         torch.testing.assert_close(state, whole[n][0, :-1])  # -1, too: the last
     found = torch.autograd.grad(states[1].square().sum(), model.model.layers[0].mlp.up_proj.weight)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_model_that_scores_is_no_student(tmp_path: Path, make_model: Callable[..., Path], out: Path) -> None:
+    folder = make_model(tmp_path / "scorer")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForSequenceClassification"]}))
+    with pytest.raises(ConfigError, match=r"no language model: it scores texts \(LlamaForSequenceClassification\)"):
+        load(folder, Chat.load(folder), "cpu")
+
+
+def test_where_nothing_can_be_written_is_said_before_anything_is_loaded(tiny: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be (made|written)"):
+        kd.SFT().fit([Record(prompt=user("a"), completion=assistant("b"))], student=tiny, out="/proc/none/here")
 
 
 def test_a_model_that_is_torn_is_one_clear_line(tmp_path: Path, make_model: Callable[..., Path]) -> None:
