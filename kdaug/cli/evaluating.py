@@ -36,7 +36,7 @@ def add_eval(commands: Any) -> None:
     )
     held = sub.add_argument_group("held-out data: NLL per token, and KL and agreement with a white-box teacher")
     held.add_argument("--data", metavar="PATH", help="a run, a dataset, or any file that seeds may be")
-    held.add_argument("--split", help="the split to measure on (test; a plain file has none)")
+    held.add_argument("--split", default="test", help="the split to measure on (test; a plain file has none)")
     held.add_argument("--teacher", metavar="MODEL", help="a white-box teacher that shares the vocabulary")
     held.add_argument("--length", type=int, default=2048, metavar="N", help="tokens; longer records are cut (2048)")
     tasks = sub.add_argument_group("tasks: greedy replies against references, or the likeliest of choices")
@@ -140,7 +140,7 @@ def _held_out(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
 
     loaded = {called: _white_box(model) for called, model in models.items()}
     teacher = _white_box(given.teacher) if given.teacher else None
-    data, name = _records(given), _name(given.data, _split(given, given.data))
+    data, name = _records(given), _name(given.data, given.split)
     how = {"length": given.length, "device": given.device, "dtype": given.dtype, "seed": given.seed}
     return _warned(compare_held_out(loaded, data, name, teacher=teacher, **how), models, data)
 
@@ -150,12 +150,11 @@ def _on_tasks(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
     from kdaug.train.generation import compare_on_tasks
     from kdaug.train.tasks import read_tasks
 
-    split = _split(given, given.tasks)
-    tasks = read_tasks(given.tasks, given.metric, split)
+    tasks = read_tasks(given.tasks, given.metric, given.split)
     asked = {called: _teacher(given, model) for called, model in models.items()}
     how = {"max_tokens": given.max_tokens or 256, "seed": given.seed, "out": given.out, "log": _log(given)}
     measured = [Record(prompt=task.prompt, completion=assistant(good)) for task in tasks for good in task.good]
-    table = compare_on_tasks(asked, tasks, given.metric, _name(given.tasks, split), **how)
+    table = compare_on_tasks(asked, tasks, given.metric, _name(given.tasks, given.split), **how)
     return _warned(table, models, measured)
 
 
@@ -163,8 +162,7 @@ def _duels(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Tab
     from kdaug import recipes
     from kdaug.train.win_rate import Called, win_rate
 
-    data, judge = _records(given), recipes.teacher(given.judge)
-    name = _name(given.data, _split(given, given.data))
+    data, name, judge = _records(given), _name(given.data, given.split), recipes.teacher(given.judge)
     other = Called(_short(given.against), _teacher(given, given.against))
     for place, (called, model) in enumerate(models.items()):
         out = None if given.out is None else given.out / f"{place}-duel"
@@ -183,12 +181,7 @@ def _log(given: argparse.Namespace) -> Log:
 def _records(given: argparse.Namespace) -> Sequence[Record]:
     from kdaug.read import read
 
-    return read(given.data, split=_split(given, given.data))
-
-
-def _split(given: argparse.Namespace, source: str) -> str:
-    """`test`, but that a plain file has no splits: all of it is measured."""
-    return given.split or ("train" if Path(source).is_file() else "test")
+    return read(given.data, split=given.split)
 
 
 def _name(source: str, split: str) -> str:

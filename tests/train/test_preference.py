@@ -79,7 +79,7 @@ def test_a_reference_of_something_else_is_not_used(tiny: Path, pairs: list[Recor
 
 
 def test_single_answers_are_refused(tiny: Path, answers: list[Record], out: Path) -> None:
-    with pytest.raises(ConfigError, match="DPO needs a rejected one"):
+    with pytest.raises(ConfigError, match="pairs have a rejected one as well"):
         FAST.fit(answers, student=tiny, out=out)
 
 
