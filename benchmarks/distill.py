@@ -72,12 +72,14 @@ T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}  # Student's t by degrees of fr
 @dataclass(frozen=True)
 class Size:
     """`layers` of the teacher's 30 that the student keeps; how many `things` are asked about, in `folds` parts; how
-    many `seeds` there are, and `bound_seeds` of the methods that the bounds are about."""
+    many `seeds` there are, and `bound_seeds` of the methods that the bounds are about. `length` of a row: of 256 tokens
+    there are twice as many steps as of 512, without which a student of few layers is still a beginner."""
 
     layers: int
     things: int
     folds: int
     lr: float
+    length: int
     seeds: int
     bound_seeds: int
     methods: tuple[str, ...]
@@ -86,10 +88,11 @@ class Size:
         return range(self.bound_seeds if method in BOUND else self.seeds)
 
 
-FULL = Size(layers=20, things=len(THINGS), folds=5, lr=5e-4, seeds=3, bound_seeds=5, methods=("sft", *METHODS))
-QUICK = Size(layers=26, things=10, folds=2, lr=3e-4, seeds=1, bound_seeds=1, methods=BOUND)
-# Rows of 256 tokens: twice the steps of 512 for the same tokens, without which all students are still beginners.
-HOW: dict[str, Any] = {"epochs": 1, "length": 256, "accumulate": 1, "floor": 0.05}
+FULL = Size(
+    layers=20, things=len(THINGS), folds=5, lr=5e-4, length=256, seeds=3, bound_seeds=5, methods=("sft", *METHODS)
+)
+QUICK = Size(layers=26, things=10, folds=2, lr=3e-4, length=512, seeds=1, bound_seeds=1, methods=BOUND)
+HOW: dict[str, Any] = {"epochs": 1, "accumulate": 1, "floor": 0.05}
 
 
 def answered(work: Path, size: Size) -> list[Record]:
@@ -110,7 +113,7 @@ def train(work: Path, size: Size, method: str, seed: int) -> dict[str, float]:
     """Trains and judges one student; what it is judged by."""
     learnt, judged = split(list(kd.Dataset(work / "run")), size, seed)
     student, out = work / "student", work / f"{method}-{seed}"
-    how = {**HOW, "lr": size.lr, "seed": seed}
+    how = {**HOW, "lr": size.lr, "length": size.length, "seed": seed}
     if method == "untrained":
         out = student
     elif method == "sft":
@@ -121,7 +124,7 @@ def train(work: Path, size: Size, method: str, seed: int) -> dict[str, float]:
         told = kd.Distill(**how, **METHODS[method])
         cache = None if told.on_policy else work / "cache"
         told.fit(learnt, student=student, teacher=TEACHER, cache=cache, out=out)
-    found = kd.evaluate(out, judged, teacher=TEACHER, length=HOW["length"])
+    found = kd.evaluate(out, judged, teacher=TEACHER, length=size.length)
     seconds = json.loads((out / "training.json").read_text())["results"]["seconds"] if out != student else 0.0
     figures = {"nll": found.nll, "kl": found.kl, "top1": found.top1, "tokens": found.tokens, "train_s": seconds}
     if out != student:
