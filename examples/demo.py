@@ -55,8 +55,8 @@ def main() -> int:
 
     with step(f"cut the student to {LAYERS} layers", seconds):
         kd.prune("smollm2", LAYERS, cut)
-    with step("train", seconds):
-        kd.SFT(epochs=1, lr=5e-4, length=512, accumulate=1).fit(train, student=cut, out=student)
+    with step("distil from the log-probabilities that the run has kept", seconds):
+        kd.Distill(epochs=1, lr=5e-4, length=256, accumulate=1).fit(train, student=cut, run=run, out=student)
     with step("measure on the held-out records", seconds):
         before, after = (kd.evaluate(m, test, teacher="smollm2", length=512) for m in (cut, student))
 
