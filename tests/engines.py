@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -32,9 +33,9 @@ def need_sandbox() -> None:
 
 
 def below(pid: int) -> list[psutil.Process]:
-    """What runs below a process, but for Python's resource tracker: it ends with that process."""
+    """What runs below a process, but for Python's resource tracker and fork server: they end with that process."""
     found = psutil.Process(pid).children(recursive=True)
-    return [p for p in found if (said := said_by(p)) and "resource_tracker" not in said]
+    return [p for p in found if (said := said_by(p)) and not re.search(r"resource_tracker|multiprocessing\.fork", said)]
 
 
 def said_by(process: psutil.Process) -> str:

@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import check, start, start_ranks
 from safetensors.torch import load_file
 
+from kdaug.cli import main
 from kdaug.dataset import write_dataset
 from kdaug.record import Record
 from kdaug.train.distributed import World
@@ -20,8 +22,8 @@ from kdaug.train.distributed import World
 # Sums in another order: float32 rounding, grown over some thirty-five steps.
 TOLERANCE = 5e-5
 SETTINGS = ["--epochs=5", "--lr=3e-3", "--length=128", "--accumulate=3", "--ema=0.5", "--eval-every=5"]
-ONE = [sys.executable, "-m", "kdaug", "train", "sft"]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdaug", "train", "sft"]
+SFT = ["train", "sft"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "kdaug"]
 
 
 def test_passes_are_dealt_out_and_all_make_equally_many() -> None:
@@ -54,41 +56,53 @@ def assert_same_training(one: Path, other: Path) -> None:
     assert {f.name for f in one.iterdir()} == {f.name for f in other.iterdir()}
 
 
-def until(command: list[str], out: Path, step: int) -> None:
-    """Run it until it has taken so many steps, and end it as a scheduler would."""
-    process = subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL)
-    while process.poll() is None and len(metrics(out)) < step:
+def one(command: list[str], out: Path) -> Path:
+    """It is trained in this process."""
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+def two(command: list[str], out: Path) -> Path:
+    """It is trained in two."""
+    check(*start_ranks([*command, "--out", str(out)], 2))
+    return out
+
+
+def wait_for(out: Path, step: int, runs: Callable[[], bool]) -> None:
+    while runs() and len(metrics(out)) < step:
         time.sleep(0.005)
-    assert process.poll() is None, "it ended before it was told to"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) != 0
+    assert runs(), "it ended before it was told to"
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_curve_of_one_and_go_on_from_each_others_checkpoints(
     given: list[str], tmp_path: Path
 ) -> None:
-    subprocess.run([*ONE, *given, "--out", str(tmp_path / "one")], check=True, stderr=subprocess.DEVNULL)
-    subprocess.run([*TWO, *given, "--out", str(tmp_path / "two")], check=True, stderr=subprocess.DEVNULL)
-    assert_same_training(tmp_path / "one", tmp_path / "two")
+    """Two trainings are ended as a scheduler would end them, that of torchrun and that of one process."""
+    command, parts = [*SFT, *given], tmp_path / "parts"
+    whole = one(command, tmp_path / "one")
+    assert_same_training(whole, two(command, tmp_path / "two"))
     assert json.loads((tmp_path / "two" / "training.json").read_text())["results"]["processes"] == 2
 
-    parts = tmp_path / "parts"
-    until([*TWO, *given], parts, 3)
+    torchrun = subprocess.Popen([*TORCHRUN, *command, "--out", str(parts)], stderr=subprocess.DEVNULL)
+    wait_for(parts, 3, lambda: torchrun.poll() is None)
+    torchrun.send_signal(signal.SIGTERM)
+    assert torchrun.wait(60) != 0
     assert list(parts.glob("checkpoint-*.parts"))
-    until([*ONE, *given], parts, 7)
+    process = start([*command, "--out", str(parts)])
+    wait_for(parts, 7, process.is_alive)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM
     assert (parts / "checkpoint.pt").is_file() and not list(parts.glob("checkpoint-*.parts"))
-    subprocess.run([*TWO, *given, "--out", str(parts)], check=True, stderr=subprocess.DEVNULL)
-    assert_same_training(tmp_path / "one", parts)
+    assert_same_training(whole, two(command, parts))
 
 
 def distil(given: list[str], more: list[str], folder: Path, make_model: Callable[..., Path]) -> None:
     """By one process and by two: the same."""
     teacher = make_model(folder / "teacher", seed=1, layers=3)
-    for command, name in ((ONE, "one"), (TWO, "two")):
-        distill = [*command[:-1], "distill", *given, "--teacher", str(teacher), *more, "--out", str(folder / name)]
-        subprocess.run(distill, check=True, stderr=subprocess.DEVNULL)
-    assert_same_training(folder / "one", folder / "two")
+    command = ["train", "distill", *given, "--teacher", str(teacher), *more]
+    assert_same_training(one(command, folder / "one"), two(command, folder / "two"))
 
 
 @pytest.mark.slow
