@@ -62,7 +62,7 @@ def results(teacher: Batch, state: Path, requests: list[Request], *, flush: bool
             calls = await start(teacher, requests)
             if flush:
                 await teacher.flush()
-            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 30)
+            return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 90)
         finally:
             await teacher.aclose()
 
@@ -311,15 +311,16 @@ def test_a_creation_that_never_comes_to_pass_is_made_anew(server: FakeBatches, t
     assert len(server.stats()["batches"]) == 1
 
 
-def test_a_batch_is_found_among_many(server: FakeBatches, tmp_path: Path) -> None:
+def test_a_batch_is_found_among_many(server: FakeBatches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdaug.teachers.batch_api.PAGE", 5)
     server.configure(pause={"create_after": 0.5})
     (tmp_path / "mine").mkdir()
     (tmp_path / "other").mkdir()
     abandoned(batch(server), tmp_path / "mine", asked("a"), server, "create_after")
     server.configure()
-    results(batch(server, batch_requests=1), tmp_path / "other", asked(*(f"q{i}" for i in range(120))))
+    results(batch(server, batch_requests=1), tmp_path / "other", asked(*(f"q{i}" for i in range(12))))
     assert len(texts(results(batch(server), tmp_path / "mine", asked("a")))) == 1
-    assert len(server.stats()["batches"]) == 121
+    assert len(server.stats()["batches"]) == 13
 
 
 def test_replies_that_came_are_kept_for_whoever_asks_again(server: FakeBatches, tmp_path: Path) -> None:
