@@ -13,12 +13,13 @@ Ballot = TypeVar("Ballot", bound=Hashable)
 @dataclass(frozen=True, slots=True)
 class Vote(Generic[Ballot]):
     """What a majority says. `voters`: the places of its ballots; `cast`: ballots that are no abstention; `out_of`: what
-    the confidence is a share of."""
+    the confidence is a share of; `tied`: another ballot was cast as often, so the winner is a matter of order."""
 
     winner: Ballot
     voters: tuple[int, ...]
     cast: int
     out_of: int
+    tied: bool = False
 
     @property
     def confidence(self) -> float:
@@ -26,8 +27,10 @@ class Vote(Generic[Ballot]):
 
 
 def majority(ballots: Sequence[Ballot | None], *, count_abstentions: bool = True) -> Vote[Ballot] | None:
-    """The most frequent ballot; of equally frequent ones that which was seen first (Self-Consistency, arXiv
-    2203.11171, §2; the tie rule is ours). None, where all abstain.
+    """The most frequent ballot (Self-Consistency, arXiv 2203.11171, §2); None, where all abstain.
+
+    The paper says nothing of a tie. The first seen then stands as the winner, and the vote says that it is `tied`: who
+    wants no winner by the order of samples turns it down.
 
     None is an abstention: it never wins. It lowers the confidence (LMSI, arXiv 2210.11610, §3.1: votes / samples) but
     for `count_abstentions=False`.
@@ -35,7 +38,8 @@ def majority(ballots: Sequence[Ballot | None], *, count_abstentions: bool = True
     counts = Counter(ballot for ballot in ballots if ballot is not None)  # a Counter keeps the order first seen
     if not counts:
         return None
-    winner, _ = counts.most_common(1)[0]
+    (winner, most), *others = counts.most_common(2)
     voters = tuple(place for place, ballot in enumerate(ballots) if ballot == winner)
     cast = counts.total()
-    return Vote(winner, voters, cast, len(ballots) if count_abstentions else cast)
+    tied = any(count == most for _, count in others)
+    return Vote(winner, voters, cast, len(ballots) if count_abstentions else cast, tied)

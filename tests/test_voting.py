@@ -15,11 +15,14 @@ def test_lmsi_fixture() -> None:
     assert (vote.winner, vote.voters, vote.cast, vote.confidence) == (4, (0, 1, 4), 4, 3 / 5)
 
 
-def test_of_equally_frequent_ballots_the_first_seen_wins() -> None:
+def test_of_equally_frequent_ballots_the_first_seen_stands_and_the_tie_is_told() -> None:
     vote = majority([4, 5])
-    assert vote is not None and vote.winner == 4
+    assert vote is not None and vote.winner == 4 and vote.tied
     vote = majority([None, 5, 4, 4, 5])
-    assert vote is not None and vote.winner == 5
+    assert vote is not None and vote.winner == 5 and vote.tied
+    for clear in ([4], [4, 4], [4, 5, 4], [None, 4, None, None], [4, 5, 6, 6]):
+        vote = majority(clear)
+        assert vote is not None and not vote.tied
 
 
 def test_abstentions_leave_the_denominator_only_where_that_is_said() -> None:

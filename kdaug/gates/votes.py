@@ -21,9 +21,9 @@ class Votes(Gate):
     (self-consistency, arXiv 2203.11171).
 
     Final answers are compared as `same_answer` does (numbers exactly, else the same words); a sample that fails, is cut
-    or is empty votes for nobody, and of equal ones the first seen wins. `scores["votes"]` is the winner's share of all
-    samples; less than `min` is `votes:split`, another answer than the winner's `votes:minority`, no vote at all
-    `votes:none`. A record without an answer has only to be agreed upon. It costs `samples` calls a record, so it
+    or is empty votes for nobody. `scores["votes"]` is the winner's share of all samples; less than `min` is
+    `votes:split`, two answers with equally many votes `votes:tie`, another answer than the winner's `votes:minority`,
+    no vote at all `votes:none`. A record without an answer has only to be agreed upon. It costs `samples` calls a record, so it
     belongs in a later stage than what drops for free; the samples come from `role`.
     """
 
@@ -60,6 +60,8 @@ class Votes(Gate):
         drop = None
         if vote.confidence < self.min:
             drop = Drop("votes:split", {**evidence, "min": self.min})
+        elif vote.tied:
+            drop = Drop("votes:tie", evidence)
         elif record.completion is not None and not same_answer(text_of(record.completion), winner):
             drop = Drop("votes:minority", {**evidence, "answer": shorten(final_answer(text_of(record.completion)))})
         return Prepared(record.scored(votes=vote.confidence), drop)

@@ -26,8 +26,8 @@ class Annotate:
     """Labels the text of a record's prompt: `samples` replies, explanation first, and what most of them say.
 
     `labels` are the classes, or `schema` is a JSON schema of an object whose fields are voted on one by one. Below
-    `min_agreement` of the samples (in any field) the annotator abstains: the record is discarded as
-    `annotate:abstained`, with the votes. A sample may say "unsure", which is no vote and lowers the agreement, as one
+    `min_agreement` of the samples (in any field), or where two labels have equally many votes, the annotator abstains:
+    the record is discarded as `annotate:abstained`, with the votes. A sample may say "unsure", which is no vote and lowers the agreement, as one
     does that failed. `scores["agreement"]` is the least agreement of a field.
 
     The new prompt is the guideline, the labels and the text; the completion is the label alone (JSON for a schema).
@@ -79,7 +79,7 @@ class Annotate:
         answer = label.get("", UNSURE) if self.labels else orjson.dumps(label).decode()
         child = answered(record, given[0], by=self.name, replies=given, prompt=user(task), completion=assistant(answer))
         agreement = min(vote.confidence if vote else 0.0 for vote in votes.values())
-        if agreement < self.min_agreement or any(vote is None for vote in votes.values()):
+        if agreement < self.min_agreement or any(vote is None or vote.tied for vote in votes.values()):
             return [Discarded(child, Drop("annotate:abstained", self._evidence(ballots, votes, agreement)))]
         return [child.scored(agreement=agreement)]
 
@@ -118,7 +118,7 @@ class Annotate:
     def _evidence(
         self, ballots: Sequence[Mapping[str, str]], votes: Mapping[str, Vote[str] | None], agreement: float
     ) -> dict[str, Json]:
-        """How the samples voted, in the field that they agree least on."""
-        field = min(votes, key=lambda name: vote.confidence if (vote := votes[name]) else 0.0)
+        """How the samples voted, in the field that they agree least on; of equals, in one that is tied."""
+        field = min(votes, key=lambda name: (vote.confidence, not vote.tied) if (vote := votes[name]) else (0.0, False))
         counts: dict[str, Json] = dict(Counter(one.get(field, UNSURE) for one in ballots))
         return {"agreement": agreement, "votes": counts, **({"field": field} if field else {})}

@@ -30,8 +30,8 @@ class TextToSql:
     The database is made by the script in `meta[schema]`; of a seed without one the teacher writes it for the prompt's
     topic. Queries run on SQLite, in memory and read only. Drops: `text_to_sql:schema` (the script fails), and of a
     question `text_to_sql:failed` (no query runs), `text_to_sql:split` (the best rows have less than `min` of the
-    votes), `text_to_sql:empty` (it gives nothing, so nothing shows that it is right). A vote shows that a query is
-    what the teacher means, not that it is what the question asks.
+    votes), `text_to_sql:tie` (others have as many), `text_to_sql:empty` (it gives nothing, so nothing shows that it is
+    right). A vote shows that a query is what the teacher means, not that it is what the question asks.
 
     Raises ParseError("list") for a reply without questions.
     """
@@ -90,6 +90,8 @@ class TextToSql:
         child = self._child(database, asked, [usable[vote.winner]], queries[vote.winner])
         if vote.confidence < self.min:
             return Discarded(child, Drop("text_to_sql:split", {"share": vote.confidence, "min": self.min}))
+        if vote.tied:
+            return Discarded(child, Drop("text_to_sql:tie", {"share": vote.confidence}))
         if not any(cell is not None for row in results[vote.winner].rows for cell in row):
             return Discarded(child, Drop("text_to_sql:empty"))
         return child.scored(votes=vote.confidence)

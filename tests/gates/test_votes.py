@@ -21,10 +21,9 @@ def vote(answer: str | None, *said: str | Completion | Exception, least: float =
 
 
 def test_the_fixture_of_lmsi() -> None:
-    """answers [4, 4, 5, none, 4]: majority 4, confidence 3/5; [4, 5]: the first seen."""
+    """answers [4, 4, 5, none, 4]: majority 4, confidence 3/5."""
     said = ("Answer: 4", "So the answer is 4.", "Answer: 5", "  ", "I think. #### 4")
     assert vote("The answer is 4", *said) == (None, 3 / 5)
-    assert vote("#### 4.0", "Answer: 4", "Answer: 5") == (None, 0.5)
     drop, share = vote("Answer: 5", *said)
     assert drop == Drop("votes:minority", {"share": 0.6, "winner": "4", "answer": "5"}) and share == 0.6
 
@@ -40,6 +39,13 @@ def test_no_majority_no_vote_and_no_answer() -> None:
         vote("4", BadRequest("no"), BadRequest("no"))
     with pytest.raises(ConfigError, match="two samples at least"):
         Votes(samples=1)
+
+
+@pytest.mark.parametrize("answer", ["2", "3", None])
+@pytest.mark.parametrize("said", [("2", "3", "2", "3"), ("3", "2", "3", "2"), ("3", "2", "2", "3"), ("3", "2", " ")])
+def test_a_tie_has_no_winner_in_whatever_order(answer: str | None, said: tuple[str, ...]) -> None:
+    drop, share = vote(answer, *said, least=1 / 3)
+    assert drop and drop.reason == "votes:tie" and share in (0.5, 1 / 3)
 
 
 def test_equal_answers_are_one_ballot_whatever_they_look_like() -> None:

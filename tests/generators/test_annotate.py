@@ -50,6 +50,14 @@ def test_who_does_not_agree_abstains() -> None:
     assert isinstance(made, Discarded) and text_of(made.record.completion) == "unsure"
 
 
+@pytest.mark.parametrize("order", ["gbbg", "bggb", "gb", "bg"])
+def test_in_a_tie_it_abstains_in_whatever_order(order: str) -> None:
+    said = [says({"g": "good", "b": "bad"}[one]) for one in order]
+    made, _ = run(*said, labels=("good", "bad"), min_agreement=0.5)
+    assert isinstance(made, Discarded) and made.drop.reason == "annotate:abstained"
+    assert made.drop.detail["votes"] == {'"good"': len(order) // 2, '"bad"': len(order) // 2}
+
+
 def test_a_failed_sample_is_no_vote() -> None:
     failed = [BadRequest("no"), ParseError("schema", "{")]
     made, _ = run(says("bad"), *failed, says("bad"), says("bad"), labels=("good", "bad"))

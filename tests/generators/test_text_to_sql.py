@@ -42,12 +42,13 @@ def test_questions_and_queries_that_ran_become_records() -> None:
         (["SELECT x FROM book", "DROP TABLE book", " "], "text_to_sql:failed"),
         (["SELECT title FROM book", "SELECT pages FROM book", "SELECT 1"], "text_to_sql:split"),
         (["SELECT title FROM book", "SELECT x FROM book", "DELETE FROM book"], "text_to_sql:split"),
+        (["SELECT title FROM book", "SELECT pages FROM book"] * 2, "text_to_sql:tie"),
         (["SELECT title FROM book WHERE 0"] * 3, "text_to_sql:empty"),
         (["SELECT pages FROM book WHERE title = 'B'"] * 3, "text_to_sql:empty"),
     ],
 )
 def test_what_is_turned_down_has_its_reason(queries: list[str], reason: str) -> None:
-    made, _ = go("1. Which?", *queries, samples=3)
+    made, _ = go("1. Which?", *queries, samples=len(queries))
     (only,) = made
     assert isinstance(only, Discarded) and only.drop.reason == reason
     assert "Which?" in text_of(only.record.prompt)
