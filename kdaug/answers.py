@@ -23,7 +23,10 @@ _JOINED_BEHIND = re.compile(
         | (?:[+*/×·÷]|\s+[-+*/×·÷]\s+)[\w(\\√]""",
     re.VERBOSE,
 )
+# "The answer is not 5", "it isn't exactly 5", "cannot be \\boxed{5}": what stands right before a number that is denied.
+_DENIED = re.compile(r"(?:\b(?:can)?not|n['’]t|\bnever)[ \t]+(?:[a-z]+[ \t]+){0,2}[^\w\s]*$", re.IGNORECASE)
 AROUND = 20  # characters before a number that are looked at
+LEAD = 60  # and before one that may be denied
 # A number that stands for the whole answer: "$1,234.50", "x = 5", "72 clips a day"; not "Paris, 1889" or "1+x".
 _BESIDE = r"[^\w+*/^=-]*"
 _NUMERIC = re.compile(rf"^[^\w.-]*(?:\w+\s*=\s*)?[^\w.-]*{_NUMBER.pattern}{_BESIDE}(?:[^\W\d]+{_BESIDE}){{0,3}}$")
@@ -45,12 +48,26 @@ def same_answer(text: str, reference: str) -> bool:
 
     Where the reference's answer is a number: the last number after the solution's marker (of the whole text, where it
     has none), compared exactly ("1,234." is 1234, "0.50" is 1/2, "1e3" is 1000). Else: the same text, whatever its
-    case, spacing and the punctuation round it.
+    case, spacing and the punctuation round it. What the solution says not to be the answer never is.
     """
+    if denied(text):
+        return False
     wanted, given = final_answer(reference), final_answer(text)
     if (number := as_number(wanted)) is not None:
         return last_number(given) == number
     return bool(_bare(wanted)) and _bare(given) == _bare(wanted)
+
+
+def denied(text: str) -> bool:
+    """Whether what a text ends in is said not to be its answer ("The answer is not 5."). A denial that comes behind
+    ("5 is wrong") is not seen."""
+    text = _plain(text)
+    marked = list(_MARKER.finditer(text))
+    given = final_answer(text)
+    numbers = list(_NUMBER.finditer(given))
+    before = text[: marked[-1].start()] if marked else ""
+    near = (before[-LEAD:], given[: numbers[-1].start()][-LEAD:] if numbers else "")
+    return any(_DENIED.search(lead) for lead in near)
 
 
 def as_number(answer: str) -> Fraction | None:
@@ -60,8 +77,8 @@ def as_number(answer: str) -> Fraction | None:
 
 def ballot(text: str) -> str | None:
     """What a solution votes for: its final answer, so written that equal answers are equal texts ("1,234." and 1234).
-    None where it has no answer marker, or nothing behind it: what cannot be read is no vote."""
-    if not _MARKER.search(text):
+    None where it has no answer marker, or nothing behind it, or denies it: what cannot be read is no vote."""
+    if not _MARKER.search(text) or denied(text):
         return None
     given = final_answer(text)
     number = as_number(given)

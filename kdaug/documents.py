@@ -117,12 +117,11 @@ def left_out(folder: Path) -> str:
 
 
 def _text_of(path: Path) -> str:
-    """A file's text. NUL bytes, which no model reads, become the replacement character: every offset stays."""
+    """A file's text as it is: what should be in none, such as NUL, is left for the gate `injection` to see."""
     try:
-        text = _converted(path) if path.suffix.lower() in CONVERTED else plain_text(path)
+        return _converted(path) if path.suffix.lower() in CONVERTED else plain_text(path)
     except OSError as e:
         raise Unreadable(path, e.strerror or str(e)) from e
-    return text.replace("\0", "\ufffd")
 
 
 def plain_text(path: Path) -> str:

@@ -12,6 +12,7 @@ import pytest
 from kdaug.attributes import Attributes
 from kdaug.documents import Chunks, Snippets, about, foreign_numbers, is_quoted, pieces, support
 from kdaug.errors import ConfigError
+from kdaug.gates.injection import Injection
 from kdaug.read import read
 from kdaug.record import Record, text_of, user
 from kdaug.source import Each, GrowingPool, jobs_of
@@ -76,7 +77,7 @@ def test_a_piece_may_come_with_others_of_its_own_side_of_the_hold_out() -> None:
         "\n" * 3_000 + "a",
         "نص " * 900,
         "# A\n" * 700,
-        "a\ufffdb" * 999,
+        "a\0b" * 999,
     ],
 )
 def test_pieces_of_any_text_are_within_bounds_in_order_and_lose_nothing(text: str) -> None:
@@ -90,7 +91,8 @@ def test_a_line_of_a_megabyte_and_nul_bytes_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"a\0b {{ 7 * 7 }} " * 70_000)
     (seed,) = read(tmp_path)
     found = drawn(Chunks([seed], size=2000))
-    assert len(found) > 500 and text_of(found[0].prompt).startswith("a\ufffdb {{ 7 * 7 }}")
+    assert len(found) > 500 and text_of(found[0].prompt).startswith("a\0b {{ 7 * 7 }}")
+    assert Injection().found(found[0])["control"] == "\\x00"  # what a seed of a JSONL file is flagged for, too
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

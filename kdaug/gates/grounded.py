@@ -15,6 +15,11 @@ from kdaug.words import words
 
 _QUOTE = re.compile(r"\"([^\"\n]+)\"|“([^”\n]+)”|«([^»\n]+)»|„([^“”\n]+)[“”]")
 _CITED = re.compile(r"\[(\d{1,3}(?:\s*[,;–-]\s*\d{1,3})*)\]")
+# A sentence with the citations that stand behind its full stop.
+_SENTENCE = re.compile(
+    r"[^\n]+?(?:(?:[.!?][\"”’)]*(?:\s*\[\d[^\]\n]{0,40}\])*(?=\s|$))|[。！？](?:\s*\[\d[^\]\n]{0,40}\])*|$)",
+    re.MULTILINE,
+)
 _NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?!\w)")
 QUOTE_WORDS = 3  # shorter ones are a name or a word that is spoken of
 # Words of any answer, in the languages of our heuristics' tests; what is left has to come from somewhere.
@@ -125,9 +130,11 @@ class Grounded(Gate):
     The passages are in `meta[passages]`: a text, or a list of texts or of objects with a `text`. Looked at, in this
     order: passages that are cited as `[2]` are there (`grounded:citation`); what stands in quotation marks, from three
     words on, stands in a passage, whatever its case and spacing (`grounded:quote`); numbers of the answer occur in the
-    passages or the prompt (`grounded:number`); and of its other words, but for function words, at least `min` do
-    (`grounded:words`), which is `scores["grounded"]`. With `cite` an answer must cite. `grounded:no_passage`: there is
-    none. It looks at words: an answer that turns their sense round is not found out (a judge may be).
+    passages or the prompt (`grounded:number`); of a sentence that cites, numbers and words are in the passages that it
+    cites, or the prompt (`grounded:cited`); and of all words, but for function words, at least `min` are in the
+    passages or the prompt (`grounded:words`), which is `scores["grounded"]`. With `cite` an answer must cite.
+    `grounded:no_passage`: there is none. It looks at words: an answer that turns their sense round, or puts a figure of
+    the passages in another's place, is not found out (a judge may be).
     """
 
     passages: str = "passage"
@@ -150,16 +157,33 @@ class Grounded(Gate):
         known = " ".join((*passages, text_of(record.prompt)))
         share, missing = shared(answer, known)
         drop = self._cited(answer, len(passages)) or self._quoted(answer, passages) or self._numbered(answer, known)
+        if drop is None:
+            drop = self._elsewhere(answer, passages, text_of(record.prompt))
         if drop is None and share < self.min:
             drop = Drop("grounded:words", {"share": share, "min": self.min, "missing": [*missing[:20]]})
         return Prepared(record.scored(grounded=share), drop)
 
     def _cited(self, answer: str, count: int) -> Drop | None:
-        cited = [int(n) for group in _CITED.findall(answer) for n in re.findall(r"\d+", group)]
+        cited = cited_in(answer)
         if self.cite and not cited:
             return Drop("grounded:citation", {"passages": count, "cited": None})
         wrong = next((n for n in cited if not 1 <= n <= count), None)
         return None if wrong is None else Drop("grounded:citation", {"passages": count, "cited": wrong})
+
+    def _elsewhere(self, answer: str, passages: Sequence[str], prompt: str) -> Drop | None:
+        """A sentence that cites passages which do not say it, with what they lack."""
+        for sentence in _SENTENCE.findall(answer):
+            if not (cited := cited_in(sentence)):
+                continue
+            known = " ".join((*(passages[n - 1] for n in cited), prompt))
+            share, missing = shared(sentence, known)
+            number = self._numbered(sentence, known)
+            if number is not None or share < self.min:
+                lacks = [number.detail["number"]] if number is not None else missing[:20]
+                return Drop(
+                    "grounded:cited", {"sentence": shorten(sentence.strip(), 300), "cited": [*cited], "missing": lacks}
+                )
+        return None
 
     def _quoted(self, answer: str, passages: Sequence[str]) -> Drop | None:
         there = [_bare(passage) for passage in passages]
@@ -176,6 +200,15 @@ class Grounded(Gate):
         said = _NUMBER.findall(_CITED.sub("", re.sub(r"^\s*\d{1,2}[.)]\s", "", answer, flags=re.MULTILINE)))
         wrong = next((n for n in said if _value(n) not in there), None) if self.numbers else None
         return None if wrong is None else Drop("grounded:number", {"number": wrong})
+
+
+def cited_in(text: str) -> list[int]:
+    """The numbers that a text cites: `[2]`, `[1, 3]`, `[2-4]`, each once."""
+    found: dict[int, None] = {}
+    for group in _CITED.findall(text):
+        for first, last in re.findall(r"(\d+)(?:\s*[–-]\s*(\d+))?", group):
+            found.update(dict.fromkeys(range(int(first), int(last or first) + 1)))
+    return [*found]
 
 
 def passages_of(record: Record, field: str) -> list[str]:

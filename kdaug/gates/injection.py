@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -19,6 +20,9 @@ _OVERRIDE = re.compile(
     rf"(?:{_WHAT}|above|before|previous)\b"
     r"|\b(?:from now on|starting now),? you (?:are|will|must)\b|\byou are now (?:an?|in|the)\b"
     r"|\bignorier\w* (?:alle |die |sämtliche |vorherigen |obigen |bisherigen ){1,4}\w+"
+    r"|\b(?:vergiss|vergesst|vergessen|missachte\w*) (?:sie |bitte |alle[ns]? |die |deine |ihre |sämtliche |was |oben "
+    r"|vorher\w* |obigen |bisherigen |früheren |ursprünglichen ){1,5}"
+    r"(?:anweisung|anleitung|instruktion|regel|vorgabe|befehl|aufgabe|prompt|kontext|davor|zuvor|vorher|bisher)\w*"
     r"|\b(?:ignora|olvida) (?:todas? |las |los |tus |anteriores ){1,4}\w+"
     r"|\bignore[zr]? (?:toutes? |les |tes |vos |précédentes ){1,4}\w+"
     r"|(?:忽略|无视|忘记)[^。\n]{0,8}(?:指令|指示|提示|内容)",
@@ -56,13 +60,25 @@ def hidden(text: str) -> Iterator[str]:
         yield from (m.group() for m in _MARKS.finditer(text))
 
 
+_UNSEEN = re.compile("[\u00ad\u034f\u180e\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufe00-\ufe0f\ufeff]")
+
+
+def as_read(text: str) -> str:
+    """A text as a reader takes it: one space between words, look-alike letters (NFKC) plain, what is not seen gone."""
+    return " ".join(unicodedata.normalize("NFKC", _UNSEEN.sub("", text)).split())
+
+
+def _said(pattern: re.Pattern[str]) -> Callable[[str], Iterator[str]]:
+    return lambda text: (m.group() for m in pattern.finditer(as_read(text)))
+
+
 def _of(pattern: re.Pattern[str]) -> Callable[[str], Iterator[str]]:
     return lambda text: (m.group() for m in pattern.finditer(text))
 
 
 KINDS: Mapping[str, Callable[[str], Iterator[str]]] = {
-    "override": _of(_OVERRIDE),
-    "leak": _of(_LEAK),
+    "override": _said(_OVERRIDE),
+    "leak": _said(_LEAK),
     "tokens": _of(_TOKENS),
     "roles": _of(_ROLES),
     "control": _of(_CONTROLS),
@@ -75,7 +91,8 @@ class Injection(Gate):
     """Flags records whose text looks as if it wanted to steer a model: `meta.injection` names what was found, and
     `scores["injection_free"]` is 1 where nothing was, else 1 / (1 + the number of kinds). With `drop` they go.
 
-    `override`: "ignore the above" and its kin, in five languages. `leak`: asks for the system prompt. `tokens`: the
+    `override`: "ignore the above" and its kin, in five languages. `leak`: asks for the system prompt. Both are sought
+    whatever the spacing, in full-width letters too, and across soft hyphens and what has no width. `tokens`: the
     tokens of chat templates (`<|im_start|>`, `[INST]`). `roles`: lines that begin as a turn does ("Human:"). `control`:
     NUL and other control characters. `hidden`: what has no width, and controls of direction that no script needs there.
     `kinds`: which of them to look for; `on`: where. A suspicion, not a proof: text about injections has them too, and

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from kdaug.answers import as_number, final_answer, same_answer
+from kdaug.answers import as_number, denied, final_answer, same_answer
 from kdaug.equality import equal
 from kdaug.errors import require, shorten
 from kdaug.gate import Gate, Prepared
@@ -25,7 +25,7 @@ class Maths(Gate):
     after its last marker (`\\boxed{…}`, `#### `, "the answer is"); where it has none, its last number counts. Two plain
     numbers are compared exactly (`1e3` is 1000, 0.333333 is not 1/3), and what is equal to the letter is so at once;
     the rest is asked of math-verify, which rounds to six digits, and to which `50%` is 50 as well as 0.5. Reasons:
-    `maths:wrong`, `maths:timeout`, `maths:no_reference`.
+    `maths:wrong`, `maths:denied` ("the answer is not 5"), `maths:timeout`, `maths:no_reference`.
     """
 
     reference: str = "reference"
@@ -43,6 +43,8 @@ class Maths(Gate):
         if isinstance(found, bool) or not isinstance(found, str | int | float) or not str(found).strip():
             return Drop("maths:no_reference")
         text, reference = text_of(record.completion), final_answer(str(found))
+        if denied(text):
+            return Drop("maths:denied", {"answer": shorten(final_answer(text)), "reference": shorten(reference)})
         if same_answer(text, reference):
             return None
         answer = final_answer(text)

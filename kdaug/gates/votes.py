@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdaug.answers import final_answer, same_answer
+from kdaug.answers import denied, final_answer, same_answer
 from kdaug.errors import ConfigError, shorten
 from kdaug.gate import Gate, Prepared
 from kdaug.generator import Generate, settled
@@ -23,8 +23,8 @@ class Votes(Gate):
     Final answers are compared as `same_answer` does (numbers exactly, else the same words); a sample that fails, is cut
     or is empty votes for nobody. `scores["votes"]` is the winner's share of all samples; less than `min` is
     `votes:split`, two answers with equally many votes `votes:tie`, another answer than the winner's `votes:minority`,
-    no vote at all `votes:none`. A record without an answer has only to be agreed upon. It costs `samples` calls a record, so it
-    belongs in a later stage than what drops for free; the samples come from `role`.
+    no vote at all `votes:none`. A record without an answer has only to be agreed upon. It costs `samples` calls a
+    record, so it belongs in a later stage than what drops for free; the samples come from `role`.
     """
 
     samples: int = 5
@@ -68,10 +68,11 @@ class Votes(Gate):
 
 
 def ballots(said: Sequence[str | None]) -> list[int | None]:
-    """For each text the place of the first with the same final answer."""
+    """For each text the place of the first with the same final answer; None where it says only what is none."""
+    told = [None if text is None or denied(text) else text for text in said]
     return [
-        None if text is None else next(i for i, other in enumerate(said) if other is not None and _alike(text, other))
-        for text in said
+        None if text is None else next(i for i, other in enumerate(told) if other is not None and _alike(text, other))
+        for text in told
     ]
 
 

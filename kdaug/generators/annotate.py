@@ -27,8 +27,8 @@ class Annotate:
 
     `labels` are the classes, or `schema` is a JSON schema of an object whose fields are voted on one by one. Below
     `min_agreement` of the samples (in any field), or where two labels have equally many votes, the annotator abstains:
-    the record is discarded as `annotate:abstained`, with the votes. A sample may say "unsure", which is no vote and lowers the agreement, as one
-    does that failed. `scores["agreement"]` is the least agreement of a field.
+    the record is discarded as `annotate:abstained`, with the votes. A sample may say "unsure", which is no vote and
+    lowers the agreement, as one does that failed. `scores["agreement"]` is the least agreement of a field.
 
     The new prompt is the guideline, the labels and the text; the completion is the label alone (JSON for a schema).
     """

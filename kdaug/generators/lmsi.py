@@ -26,8 +26,8 @@ class Lmsi:
 
     No labels are needed. `scores["confidence"]` is the share of all samples that agree; by default also unsure
     questions are kept (`min_confidence`, `lmsi:unsure`). A chain without an answer marker is no vote
-    (`lmsi:no_answer`); one with another answer is discarded (`lmsi:outvoted`). As the paper drops no question, of equally
-    frequent answers the one seen first wins; a `min_confidence` above 0.5 rules that out.
+    (`lmsi:no_answer`); one with another answer is discarded (`lmsi:outvoted`). As the paper drops no question, of
+    equally frequent answers the one seen first wins; a `min_confidence` above 0.5 rules that out.
     """
 
     samples: int = 32  # paper, §3.1; with 15 nearly all of the gain

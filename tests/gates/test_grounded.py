@@ -42,6 +42,12 @@ def drop_of(answer: str, gate: Grounded | None = None, passages: Json = PASSAGES
         ("«stroyed nearly every bridge» along the Orla", "grounded:quote"),
         ("The river is 1,204 km long.", "grounded:number"),
         ("In 1894 a flood destroyed bridges.", "grounded:number"),
+        ("The Orla flows north [2].", "grounded:cited"),
+        ("The Orla flows north. [2] It rises in the Grey Hills.", "grounded:cited"),
+        ("It flows north [1]. In 1893 a flood destroyed bridges [1].", "grounded:cited"),
+        ("There was a flood in 1893 [1, 2]! In 1893 a flood [1-2].", None),
+        ("The flood was in 1893. [2] The Orla flows north to the sea.", None),
+        ("In 3 lines: 3 [2].", None),
         ("The Orla is famous for salmon fishing, castles, vineyards and music festivals.", "grounded:words"),
     ],
 )

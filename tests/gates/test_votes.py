@@ -49,4 +49,5 @@ def test_a_tie_has_no_winner_in_whatever_order(answer: str | None, said: tuple[s
 
 
 def test_equal_answers_are_one_ballot_whatever_they_look_like() -> None:
+    assert ballots(["The answer is not 4.", "The answer is not 4.", "4"]) == [None, None, 2]
     assert ballots(["Answer: 1/2", None, "Answer: 0.5", "Answer: Paris", "the answer is paris."]) == [0, None, 0, 3, 3]
