@@ -79,8 +79,8 @@ class CallStats:
 
 @dataclass
 class Calls:
-    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep.
-    Without a journal nothing is kept."""
+    """Asks the teachers of a run. `over` is set when no new call may be made; `state`: a folder for what they keep;
+    `round`: of a loop, for the nonces. Without a journal nothing is kept."""
 
     teachers: Mapping[str, Teacher]
     journal: Journal | None
@@ -88,6 +88,7 @@ class Calls:
     over: asyncio.Event
     budget: Budget | None = None
     say: Callable[[str], None] = lambda line: None
+    round: int = 0
     stats: CallStats = field(default_factory=CallStats)
 
     def __post_init__(self) -> None:

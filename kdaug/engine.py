@@ -50,6 +50,7 @@ class Engine:
         max_failure_rate: float = 0.2,
         budget: Budget | None = None,
         redo_failed: bool = False,
+        round: int = 0,
         say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._source, self._journal = source.start(held_out), journal
@@ -57,7 +58,7 @@ class Engine:
         self._max_jobs, self._max_time, self._redo = max_jobs, max_time, redo_failed
         self._over = asyncio.Event()
         self._draws = Random()
-        self._calls = Calls(teachers, journal, state, self._over, budget, say)
+        self._calls = Calls(teachers, journal, state, self._over, budget, say, round)
         self._work = Work(self._calls, seed, self.halt)
         names = [f"{i}.{stage.generator.name}" for i, stage in enumerate(stages)]
         self.stats = Stats([StageStats(name) for name in names], self._calls.stats, target, budget, teachers)

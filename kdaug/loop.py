@@ -17,6 +17,7 @@ Each step leaves a finished folder or one that goes on; so the loop holds no sta
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,10 +29,10 @@ from kdaug import __version__
 from kdaug.dataset import Dataset, is_dataset, write_dataset
 from kdaug.errors import ConfigError
 from kdaug.export import whole
-from kdaug.loop_plan import Measure, Plan, Trainer
-from kdaug.progress import Log
+from kdaug.loop_plan import Measure, Plan, Trainer, what_changed
+from kdaug.progress import Log, reasons
 from kdaug.read import read
-from kdaug.recipe import Recipe, differences
+from kdaug.recipe import Recipe
 from kdaug.record import Record
 from kdaug.running import Outcome, execute
 from kdaug.source import hold_out
@@ -43,7 +44,8 @@ CAPS = ("max_calls", "max_tokens", "max_cost")
 @dataclass(frozen=True, slots=True)
 class Round:
     """A finished round: checkpoints by the hash of their files, which is also what a student's training.json says of
-    its parent. `asked` played the student in the run, `parent` is what was trained, `student` what became of it."""
+    its parent. `asked` played the student in the run, `parent` is what was trained, `student` what became of it. `new`:
+    those of its `records` that no earlier round has kept."""
 
     number: int
     asked: str
@@ -51,16 +53,19 @@ class Round:
     student: str
     records: int
     figure: float | None = None
+    new: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What a loop came to. `ended`: rounds, plateau, nothing_kept, interrupted, or the cap that was reached."""
+    """What a loop came to. `ended`: rounds, plateau, nothing_kept, nothing_new, interrupted, or the cap that was
+    reached; `because`: more of that, in words."""
 
     out: Path
     start: float | None
     rounds: tuple[Round, ...]
     ended: str
+    because: str = ""
 
     @property
     def best(self) -> Path | None:
@@ -118,6 +123,8 @@ class _Loop:
         self.begun: float | None = None
         self.done: list[Round] = []
         self.grown: list[Record] = []
+        self.known: list[frozenset[str]] = []  # the ids of each round's records
+        self.because = ""
         self.spent = dict.fromkeys(CAPS, 0.0)
 
     def go(self, rounds: int) -> Rounds:
@@ -135,7 +142,7 @@ class _Loop:
                 ended = why
                 break
             self._tell("running")
-        self.log.say(f"loop: {len(self.done)} rounds, ended by {ended}")
+        self.log.say(f"loop: {len(self.done)} rounds, ended by {ended}{self.because and f': {self.because}'}")
         return self._tell(ended)
 
     # -- the steps of a round ----------------------------------------------------------------------------------------
@@ -152,21 +159,26 @@ class _Loop:
     def _round(self, number: int) -> str | None:
         """Run, train, evaluate; why it could not be finished, where it could not."""
         folder, asked = self.out / f"round-{number}", self.last
-        recipe = self._within_caps(self.recipe_of(self.grown) if self.plan.grow and self.grown else self.recipe)
-        if isinstance(recipe, str):
-            return recipe
+        recipe = self.recipe_of(self.grown) if self.plan.grow and self.grown else self.recipe
+        recipe = replace(recipe, round=number)
+        if not _is_over(folder / "run"):  # one that is over asks nothing
+            within = self._within_caps(recipe)
+            if isinstance(within, str):
+                return within
+            recipe = within
         self.log.say(f"round {number}: run, the student is {asked}")
         outcome = execute(recipe, folder / "run", self.players(asked), log=self._quiet())
-        if why := self._ended(outcome):
+        if why := self._ended(outcome) or self._nothing_new(number):
             return why
         parent = self.base if self.plan.start == "base" else asked
         data = self._data(number)
         trainer = self.plan.trainer(number)
-        self.log.say(f"round {number}: {outcome.facts['kept']:,} records kept; trained from {parent}")
+        new = len(self.known[number].difference(*self.known[:number]))
+        self.log.say(f"round {number}: {outcome.facts['kept']:,} records kept, {new:,} new; trained from {parent}")
         trainer.fit(data, student=parent, out=folder / "student", on_step=self.on_step)
         figure = self._measure(str(folder / "student"), f"round {number}", folder)
         played, began, came = (checkpoint_id(model) for model in (asked, parent, str(folder / "student")))
-        self.done.append(Round(number, played, began, came, outcome.facts["kept"], figure))
+        self.done.append(Round(number, played, began, came, outcome.facts["kept"], figure, new))
         self._account(outcome)
         return None
 
@@ -179,7 +191,23 @@ class _Loop:
             raise KeyboardInterrupt
         if by in (*CAPS, "max_time"):
             return by
-        return None if outcome.facts["kept"] else "nothing_kept"
+        if outcome.facts["kept"]:
+            return None
+        dropped = sum((Counter(stage["dropped"]) for stage in outcome.facts["stages"]), Counter[str]())
+        self.because = f"dropped {reasons(dropped, 20)}; kdaug show {outcome.out}"
+        return "nothing_kept"
+
+    def _nothing_new(self, number: int) -> str | None:
+        """Whether the student would be the last round's once more: made of the same, from the same."""
+        plan = self.plan
+        self.known.append(frozenset(record.id for record in Dataset(self.out / f"round-{number}" / "run")))
+        if number == 0 or plan.start == "last" or plan.trainer(number) != plan.trainer(number - 1):
+            return None
+        now, before = (frozenset().union(*(self.known[n] for n in plan.trained_on(r))) for r in (number, number - 1))
+        if now != before:
+            return None
+        self.because = f"what round {number} kept was trained on before; kdaug show {self.out / f'round-{number}/run'}"
+        return "nothing_new"
 
     def _measure(self, model: str, called: str, folder: Path) -> float | None:
         """The figure of a model, from the folder where it was measured before."""
@@ -208,7 +236,7 @@ class _Loop:
     def _data(self, number: int) -> Any:
         """What a round's student is trained on: the run's dataset, or that with seeds and earlier rounds."""
         plan, folder = self.plan, self.out / f"round-{number}"
-        rounds = range(0 if plan.history == 0 else max(0, number + 1 - plan.history), number + 1)
+        rounds = plan.trained_on(number)
         kept = [r for n in rounds for r in _kept(self.out / f"round-{n}" / "run", self.plan.train.kind)]
         if plan.grow:
             self.grown = [*self.grown, *_kept(folder / "run", "completion")]
@@ -264,11 +292,18 @@ class _Loop:
             "plan": self.plan.describe(),
             "recipe": self.recipe.fingerprint,
             "base": checkpoint_id(self.base),
+            "dataset": {
+                "holdout": self.recipe.holdout,
+                "target": self.recipe.target,
+                "select": self.recipe.describe_selection(),
+            },
         }
+        self.described = self.recipe.describe()
         file = self.out / "loop.json"
         if file.is_file():
             before = orjson.loads(file.read_bytes())
-            if changed := differences({k: before[k] for k in self.identity}, self.identity):
+            about = (self.base, self.recipe.seeds_from)
+            if changed := what_changed(before, {**self.identity, "described": self.described}, *about):
                 raise ConfigError(f"{self.out} holds another loop ({'; '.join(changed[:5])}): choose another --out")
         elif self.out.is_dir() and any(self.out.iterdir()):
             raise ConfigError(f"{self.out} holds other files and is no loop's folder: choose another --out")
@@ -292,6 +327,7 @@ class _Loop:
         rounds = [dataclasses.asdict(r) for r in self.done]
         body = {
             **self.identity,
+            "described": self.described,
             "student": self.base,
             "sign": sign,
             "start": self.begun,
@@ -300,7 +336,7 @@ class _Loop:
         }
         with whole(self.out / "loop.json") as fresh:
             fresh.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2))
-        return Rounds(self.out, self.begun, tuple(self.done), ended)
+        return Rounds(self.out, self.begun, tuple(self.done), ended, self.because)
 
     def _quiet(self) -> Log:
         """A run's own lines go to its own log."""
@@ -312,6 +348,13 @@ def checkpoint_id(model: str) -> str:
     from kdaug.train.student import digest, locate
 
     return digest(locate(model))
+
+
+def _is_over(run: Path) -> bool:
+    """Whether a run came to its end, and not to a cap or a stop."""
+    file = run / "run.json"
+    by = orjson.loads(file.read_bytes())["ended_by"] if file.is_file() else ""
+    return by not in ("", *CAPS, "max_time", "interrupted", "failed")
 
 
 def _kept(run: Path, kind: str) -> list[Record]:

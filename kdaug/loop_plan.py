@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from kdaug.errors import ConfigError
+from kdaug.recipe import differences
 
 
 class Trainer(Protocol):
@@ -72,6 +74,10 @@ class Plan:
             return self.train
         return replace(self.train, steps=int(self.steps * self.growth**number))  # type: ignore[type-var] # trainers are dataclasses
 
+    def trained_on(self, number: int) -> range:
+        """The rounds whose records the student of a round is made of."""
+        return range(0 if self.history == 0 else max(0, number + 1 - self.history), number + 1)
+
     def describe(self) -> dict[str, Any]:
         """What makes this loop this one and no other; when it ends may change."""
         plain: dict[str, Any] = {
@@ -82,6 +88,27 @@ class Plan:
             content = hashlib.blake2b(measure.tasks.read_bytes(), digest_size=8).hexdigest()
             plain["evaluate"] = {"tasks": content, "metric": measure.metric, "max_tokens": measure.max_tokens}
         return plain
+
+
+def what_changed(before: Mapping[str, Any], now: Mapping[str, Any], base: str, seeds_from: str) -> list[str]:
+    """What of a loop is not as its loop.json says, each by its field or file. A loop of an earlier version told less of
+    itself: what it did not tell is not looked at."""
+    told = {name: before[name] for name in now if name in before}
+    changed: list[str] = []
+    for line in differences(told, {name: now[name] for name in told}):
+        name, _, values = line.partition(": ")
+        if name == "base":
+            old = before["student"]
+            changed.append(
+                f"base (--student): {f'{old} -> {base}' if old != base else f'its files are others, {values}'}"
+            )
+        elif name.startswith("described."):
+            changed.append(f"{line.removeprefix('described.')}{f' ({seeds_from})' if name.endswith('.seeds') else ''}")
+        elif name == "recipe" and "described" in told:  # the fields say it
+            continue
+        else:
+            changed.append(line.removeprefix("dataset."))
+    return [line for line in changed if not line.startswith("name: ")]
 
 
 def _settings(trainer: Any) -> dict[str, Any] | None:

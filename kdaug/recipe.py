@@ -46,7 +46,8 @@ class Recipe:
     random choice of kdaug's own. `holdout`: share of the seeds whose descendants form the test split.
     `max_failure_rate`: the run stops when more of the last 200 jobs than this failed at the teacher. `templates`: a
     folder whose files replace shipped templates of the same name. `judge_checks`: what `kdaug judge-check` wrote of the
-    judges, for the card, which says of each judge whether it passed.
+    judges, for the card, which says of each judge whether it passed. `round`: of a loop, where what one round asks as
+    another did is asked anew (a teacher that samples by a call's nonce draws another reply).
 
     Raises ConfigError where it could never run.
     """
@@ -66,6 +67,7 @@ class Recipe:
     max_failure_rate: float = 0.2
     templates: Path | None = None
     judge_checks: Sequence[Path] = ()
+    round: int = 0
     name: str = "custom"
     seeds_from: str = ""
 

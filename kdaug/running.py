@@ -241,6 +241,7 @@ class _Run:
             max_failure_rate=recipe.max_failure_rate,
             budget=Budget(recipe.caps, self._tell.prices, journal) if recipe.caps else None,
             redo_failed=self._redo_failed,
+            round=recipe.round,
             say=self.log.say,
         )
 

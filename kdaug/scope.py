@@ -88,7 +88,7 @@ class Scope:
         key = self._key(digest, occurrence)
         reply = self._known.pop(key, None)
         if reply is None or isinstance(reply, Done):
-            request = replace(request, nonce=nonce_of(key), until=self._calls.until)
+            request = replace(request, nonce=nonce_of(key, self._calls.round), until=self._calls.until)
             reply = await self._calls.ask(self._stage, self._job, role, key, request, form)
         if isinstance(reply, TeacherError):
             raise reply
@@ -130,6 +130,6 @@ class Scope:
         return Scope(self._calls, self._stage, self._job, self._known, f"{self._name}:{label}")
 
 
-def nonce_of(key: str) -> int:
-    """32 bits that stand for a call's key."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=4).digest())
+def nonce_of(key: str, round: int = 0) -> int:
+    """32 bits that stand for a call's key, in each round of a loop others."""
+    return int.from_bytes(blake2b(f"{key}/{round}".encode() if round else key.encode(), digest_size=4).digest())

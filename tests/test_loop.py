@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kdaug.errors import ConfigError
+from kdaug.generators.llm2llm import LLM2LLM
 from kdaug.generators.rest_em import RestEM
 from kdaug.loop import Rounds, checkpoint_id, loop
 from kdaug.loop_plan import Measure, Plan
@@ -203,9 +204,65 @@ def test_caps_are_those_of_all_rounds_together(base: str, tmp_path: Path) -> Non
     assert came.ended == "rounds" and len(came.rounds) == 3 and len(world.asked) == 180
 
 
-def test_where_nothing_is_kept_it_ends(tmp_path: Path) -> None:
+def test_what_is_finished_is_told_whole_whatever_the_cap(base: str, tmp_path: Path) -> None:
+    out = tmp_path / "loop"
+    whole, world = go(base, out, Plan(train=Practice()), 2), World()
+    came = go(base, out, Plan(train=Practice()), 2, world, lambda more: replace(recipe_of(more), max_calls=1))
+    assert came == whole and came.exit_code == 0 and not world.asked
+    came = go(base, out, Plan(train=Practice()), 3, world, lambda more: replace(recipe_of(more), max_calls=1))
+    assert came.ended == "max_calls" and came.rounds == whole.rounds and not world.asked
+
+
+def test_where_nothing_is_kept_it_ends_and_says_why(tmp_path: Path) -> None:
     came = go(model(tmp_path / "none", 0.0), tmp_path / "loop", Plan(train=Practice()), 2)
     assert came.ended == "nothing_kept" and not came.rounds and came.best is None and came.exit_code == 3
+    assert f"dropped 60 (rest_em:wrong 60); kdaug show {tmp_path / 'loop/round-0/run'}" in came.because
+    assert came.because in (tmp_path / "loop/log.txt").read_text()
+
+
+class Teaching(World):
+    """A student that is always wrong, and a teacher whose questions follow from the nonce, or do not."""
+
+    def __init__(self, sampling: bool) -> None:
+        super().__init__()
+        self.sampling = sampling
+
+    def players(self, folder: str) -> Mapping[str, Any]:
+        def write(request: Request) -> str:
+            n = request.nonce if self.sampling else 7
+            return f"Question 1: What is {n} + 5?\nAnswer 1: Five more.\n#### {n + 5}"
+
+        return {"student": Fake(lambda request: "#### 0", name="s"), "teacher": Fake(write, name="t")}
+
+
+def test_a_teacher_that_samples_answers_every_round_anew(base: str, tmp_path: Path) -> None:
+    def make(more: Sequence[Record]) -> Recipe:
+        return Recipe(Each(SEEDS[:6]), [Stage(LLM2LLM())])
+
+    out, plan = tmp_path / "loop", Plan(train=Practice(), with_seeds=True, history=0)
+    came = go(base, out, plan, 2, Teaching(sampling=True), make)
+    assert [(r.records, r.new) for r in came.rounds] == [(6, 6), (6, 6)] and came.ended == "rounds"
+    assert len(records(out, 1)) == 6 + 12 and came == go(base, out, plan, 2, Teaching(sampling=True), make)
+
+
+def test_a_round_that_only_repeats_the_last_ends_the_loop(base: str, tmp_path: Path) -> None:
+    def make(more: Sequence[Record]) -> Recipe:
+        return Recipe(Each(SEEDS[:6]), [Stage(LLM2LLM())])
+
+    out, plan = tmp_path / "loop", Plan(train=Practice(), with_seeds=True, history=0)
+    came = go(base, out, plan, 3, Teaching(sampling=False), make)
+    assert came.ended == "nothing_new" and len(came.rounds) == 1 and came.exit_code == 3
+    assert "round 1" in came.because and not (out / "round-1/student").exists()
+    went_on = go(base, tmp_path / "last", replace(plan, start="last"), 2, Teaching(sampling=False), make)
+    assert went_on.ended == "rounds" and went_on.rounds[1].new == 0  # its student is trained on: another one
+
+
+def test_how_a_student_came_to_be_is_no_part_of_what_it_is(base: str) -> None:
+    plain = checkpoint_id(base)
+    (Path(base) / "training.json").write_text('{"seconds": 1.5, "out": "here"}')
+    assert checkpoint_id(base) == plain
+    (Path(base) / "chat_template.jinja").write_text("{{ messages }}")
+    assert checkpoint_id(base) != plain
 
 
 @pytest.mark.parametrize("step", ["run", "run_over", "train", "trained", "measure", "measured"])
@@ -295,8 +352,15 @@ def test_a_folder_belongs_to_one_loop(base: str, tmp_path: Path, tasks: Path) ->
     for other in (replace(plan, start="last"), replace(plan, train=Practice(gain=0.5)), replace(plan, steps=9)):
         with pytest.raises(ConfigError, match="holds another loop"):
             go(base, out, other, 2)
-    with pytest.raises(ConfigError, match="base"):
+    with pytest.raises(ConfigError, match=r"base \(--student\): .*base -> .*other"):
         go(model(tmp_path / "other", 0.5), out, plan, 2)
+    with pytest.raises(ConfigError, match=r"stages.0.generator.samples: 2 -> 3"):
+        go(base, out, plan, 2, make=lambda more: Recipe(Each(SEEDS), [Stage(RestEM(samples=3, form=""))]))
+    with pytest.raises(ConfigError, match=r"source.seeds: 30 records \w+ -> 29 records \w+ \(mine.jsonl\)"):
+        fewer = Recipe(Each(SEEDS[1:]), [Stage(RestEM(samples=2, form=""))], seeds_from="mine.jsonl")
+        go(base, out, plan, 2, make=lambda more: fewer)
+    with pytest.raises(ConfigError, match=r"\(holdout: 0.0 -> 0.2\)"):
+        go(base, out, plan, 2, make=lambda more: replace(recipe_of(more), holdout=0.2))
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").write_text("mine")
     with pytest.raises(ConfigError, match="no loop's folder"):

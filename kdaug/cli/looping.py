@@ -24,7 +24,7 @@ def add_loop(commands: Any) -> None:
         "Rounds of run, train and evaluate: what a student made is what the next one learns from.",
         "kdaug loop star --seeds problems.jsonl --student smollm2 --rounds 3 --out loops/star",
     )
-    recipe_options(sub, student="the model that begins the loop: a folder, a Hub id, or smollm2")
+    recipe_options(sub, student="the model that begins the loop: a folder, a Hub id, or smollm2 (smollm2)")
     sub.add_argument("--rounds", type=int, required=True, metavar="K", help="how many; more may be asked later")
     sub.add_argument(
         "--engine", default="local", metavar="KIND", help="what the student runs in: local, vllm?… (local)"
@@ -81,5 +81,9 @@ def _table(came: Rounds) -> list[str]:
         return "" if figure is None else f"{figure:8.3f}"
 
     lines = [f"start                {shown(came.start)}"]
-    lines += [f"round {r.number:<3} {r.records:>7,} kept{shown(r.figure)}" for r in came.rounds]
+    for r in came.rounds:
+        new = "" if r.new == r.records else f" ({r.new:,} new)"
+        lines.append(f"round {r.number:<3} {r.records:>7,} kept{new}{shown(r.figure)}")
+    if came.ended not in ("rounds", "plateau"):
+        lines.append(f"ended by {came.ended}{came.because and f': {came.because}'}")
     return [*lines, *([f"student: {came.best}"] if came.best is not None else [])]

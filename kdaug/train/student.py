@@ -269,10 +269,11 @@ def _alone_and_together(student: Student, documents: Sequence[Document]) -> tupl
 
 
 def digest(folder: Path) -> str:
-    """Which model this is: names and sizes of its files, and 64 samples of each (the whole of small ones)."""
+    """Which model this is: names and sizes of its files, and 64 samples of each (the whole of small ones). How it came
+    to be (training.json has times and places) is no part of it."""
     body = hashlib.blake2b(digest_size=8)
     wanted = (".json", ".jinja", ".safetensors", ".bin", ".model")
-    for file in sorted(f for f in folder.iterdir() if f.suffix in wanted and f.is_file()):
+    for file in sorted(f for f in folder.iterdir() if f.suffix in wanted and f.name != "training.json" and f.is_file()):
         size = file.stat().st_size
         body.update(f"{file.name} {size}\n".encode())
         with file.open("rb") as f:
