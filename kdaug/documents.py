@@ -53,6 +53,7 @@ CONVERTED = (".pdf", ".docx", ".html", ".htm", ".pptx", ".xlsx", ".epub")
 ENDINGS = (*PROSE, *CODE, *CONVERTED)
 _DATA = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")  # a folder with one of these is a data set
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*\n+", re.DOTALL)
+_BEGINNING = re.compile(r"\n(?=#{1,6} )|\f")  # a heading, or a page of a PDF
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 
@@ -83,8 +84,8 @@ class Unreadable(ConfigError):
 def documents_in(source: Path) -> Iterator[tuple[str, dict[str, Json] | Garbled]]:
     """(place, row) of every document of a folder, or of the one file; a row has `document` and `meta`.
 
-    A file of a folder that cannot be read is a row that says so; the one file alone is raised as `Unreadable`. An empty
-    one, and one of another kind, is passed over.
+    A file of a folder that cannot be read, or has no text, is a row that says so; the one file alone that cannot be
+    read is raised as `Unreadable`. A file of another kind is passed over.
     """
     for path in files_in(source) if source.is_dir() else [source]:
         if not is_document(path):
@@ -108,6 +109,8 @@ def documents_in(source: Path) -> Iterator[tuple[str, dict[str, Json] | Garbled]
         about |= {"start": start, "end": len(text)}
         if text[start:].strip():
             yield str(path), {"document": text[start:], "meta": {"document": about}}
+        elif source.is_dir():
+            yield str(path), Garbled("it has no text", "", document=True)
 
 
 def left_out(folder: Path) -> str:
@@ -166,7 +169,8 @@ def _licence(front: str) -> str:
 
 def pieces(text: str, size: int, least: int) -> list[tuple[int, int]]:
     """The spans of a text's pieces, each of at most `size` characters and, where the text is not shorter itself, of
-    about `least` or more: a piece ends before a heading, else after a paragraph, a line, a sentence, a word."""
+    about `least` or more: a piece ends before a heading or a new page, else after a paragraph, a line, a sentence, a
+    word."""
     spans: list[tuple[int, int]] = []
     at = 0
     while True:
@@ -182,14 +186,14 @@ def pieces(text: str, size: int, least: int) -> list[tuple[int, int]]:
 
 def _end_of(text: str, at: int, size: int, least: int) -> int:
     """Where the piece that begins at `at` ends."""
-    heading = re.compile(r"\n(?=#{1,6} )").search(text, at + least, at + size)
+    heading = _BEGINNING.search(text, at + least, at + size)
     if heading is not None and len(text) - heading.end() >= least:
         return heading.end()
     left = len(text) - at
     if left <= size:
         return len(text)
     upto = at + (left // 2 if left < size + least else size)  # no crumb is left at the end
-    for mark in ("\n\n", "\n", ". ", " "):
+    for mark in ("\f", "\n\n", "\n", ". ", " "):
         place = text.rfind(mark, at + min(least, upto - at) // 2 + 1, upto)
         if place > 0:
             return place + len(mark)

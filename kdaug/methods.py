@@ -111,7 +111,7 @@ def find(name: str) -> Method:
     if plain not in builtin_names():
         if not Path(name).is_file():
             known = [method.name for method in methods()]
-            close = get_close_matches(plain, known, 1, cutoff=0.6)
+            close = get_close_matches(plain.lower(), known, 1, cutoff=0.6)
             hint = f": did you mean {close[0]}?" if close else ""
             raise ConfigError(f"no method {name!r}{hint} (kdaug methods lists all {len(known)})")
         plain = name

@@ -26,6 +26,7 @@ from kdaug.shapes import DOCUMENT, BadRow, Garbled, Shape, read_row, shape_of
 if TYPE_CHECKING:
     import datasets
 
+NAMED = 3  # documents left out that one line names
 Placed: TypeAlias = tuple[str, Any]  # where it stands, and the value that stands there (a `Garbled` where it is none)
 
 
@@ -55,13 +56,13 @@ def read(source: str | Path, *, split: str = "train", config: str | None = None)
     if shape is DOCUMENT and (folder := Path(source).expanduser()).is_dir() and (others := left_out(folder)):
         notes.append(others)
     if lost:
-        named = "; ".join(lost[:3]) + "; …" * (len(lost) > 3)
-        notes.append(f"{len(lost)} of {number + len(lost)} documents left out, as they cannot be read: {named}")
+        named = "; ".join(lost[:NAMED]) + "; … (all of them are in the run's log.txt)" * (len(lost) > NAMED)
+        notes.append(f"{len(lost)} of {number + len(lost)} documents left out: {named}")
     if number > len(kept):
         notes.append(f"{number - len(kept)} of {number} left out as copies of an earlier one")
     if unread:
         notes.append(f"fields not read: {', '.join(unread)}")
-    return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes), split)
+    return Seeds(tuple(kept.values()), tuple(kept), shape.name, str(source), tuple(notes), split, tuple(lost))
 
 
 def stream(

@@ -95,7 +95,7 @@ def load(name: str) -> RecipeFile:
     path = builtin if builtin.is_file() else Path(name)
     if not path.is_file():
         known = builtin_names()
-        hint = get_close_matches(name, known, 1, cutoff=0.65)
+        hint = get_close_matches(name.lower(), known, 1, cutoff=0.65)
         raise ConfigError(
             f"no recipe {name!r}: neither a file nor one of {', '.join(known)}"
             + (f". Did you mean {hint[0]}?" if hint else "")

@@ -340,11 +340,23 @@ def _part(file: RecipeFile, written: object, *at: str | int) -> tuple[str, dict[
 
 
 def _beside(file: RecipeFile, made: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields that name a file which lies beside the recipe."""
-    fields = dataclasses.fields(made) if dataclasses.is_dataclass(made) and file.folder else ()
-    named = {f.name: arguments.get(f.name, f.default) for f in fields if f.metadata.get("beside")}
-    paths = {name: file.folder / value for name, value in named.items() if file.folder and isinstance(value, str)}
-    return {name: str(path) for name, path in paths.items() if path.is_file()}
+    """Fields that name a file which lies beside the recipe, or have it as `data` in what they name."""
+    if file.folder is None or not dataclasses.is_dataclass(made):
+        return {}
+    found: dict[str, Any] = {}
+    for named in (field for field in dataclasses.fields(made) if field.metadata.get("beside")):
+        value = arguments.get(named.name, named.default)
+        if isinstance(value, str) and (file.folder / value).is_file():
+            found[named.name] = str(file.folder / value)
+        elif isinstance(value, Mapping):
+            found[named.name] = {name: _data_beside(file.folder, one) for name, one in value.items()}
+    return found
+
+
+def _data_beside(folder: Path, written: object) -> object:
+    data = written.get("data") if isinstance(written, dict) else None
+    beside = folder / data if isinstance(data, str) else None
+    return {**written, "data": str(beside)} if isinstance(written, dict) and beside and beside.exists() else written
 
 
 def _construct(file: RecipeFile, made: Any, arguments: Mapping[str, Any], *at: str | int) -> Any:

@@ -259,6 +259,8 @@ class _Run:
         source, asked = self._recipe.source, roles_of(self._recipe)
         seeds = source.seeds if isinstance(source.seeds, Seeds) else f"{len(source.seeds)} records"
         self.log.say(f"data: {source}" if isinstance(source, Rows) else f"seeds: {seeds}")
+        for document in seeds.lost if isinstance(seeds, Seeds) else ():
+            self.log.say(f"left out: {document}", show=False)
         for role in sorted(asked, reverse=True):
             if role in self.teachers:
                 self.log.say(f"{role}: {self.teachers[role].name}")

@@ -80,5 +80,6 @@ def _write(recipe: str, folder: Path, templates: Sequence[str]) -> Iterator[str]
 def _tools(file: RecipeFile) -> list[str]:
     """The shipped files that its parts name."""
     own: list[Any] = [part for stage in stages_in(file) for part in parts(stage) if is_dataclass(part)]
-    named = {getattr(part, field.name) for part in own for field in fields(part) if field.metadata.get("beside")}
-    return sorted(name for name in named if (prompts.shipped() / "seeds" / name).is_file())
+    named = [getattr(part, field.name) for part in own for field in fields(part) if field.metadata.get("beside")]
+    files = {name for name in named if isinstance(name, str)}
+    return sorted(name for name in files if (prompts.shipped() / "seeds" / name).is_file())

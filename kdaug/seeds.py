@@ -14,7 +14,7 @@ from kdaug.record import Record
 @dataclass(frozen=True)
 class Seeds(Sequence[Record]):
     """Records in the order of their file, each once. `shape`: what they were read as; `notes`: what was left out;
-    `split`: of a `source` that has several.
+    `split`: of a `source` that has several; `lost`: each document that was left out, and why.
 
     They are held as JSON and made when they are looked at, which a run of a million prompts has the memory for.
     """
@@ -25,6 +25,7 @@ class Seeds(Sequence[Record]):
     source: str
     notes: tuple[str, ...] = ()
     split: str = "train"
+    lost: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.packed)

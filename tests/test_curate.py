@@ -264,3 +264,14 @@ def test_where_nothing_is_kept_the_command_says_so_by_its_code_too(
     data, out = jsonl(tmp_path / "data.jsonl", tasks(0, 9)), tmp_path / "run"
     assert main(["curate", data, "--recipe", str(recipe), "--out", str(out)]) == 3
     assert "no record was kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", ["api_call", "round_trip", "round_trip: {retriever: dense}"])
+def test_a_gate_that_needs_seeds_says_so_before_anything(
+    gate: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, recipe = jsonl(tmp_path / "data.jsonl", tasks(0, 3)), tmp_path / "gates.yaml"
+    recipe.write_text(f"gates: [{{{gate}}}]\n" if ":" in gate else f"gates: [{gate}]\n")
+    assert main(["curate", data, "--recipe", str(recipe), "--out", str(tmp_path / "run")]) == 2
+    said = capsys.readouterr().err
+    assert "`kdaug curate` has no seeds: use it in `kdaug run RECIPE --seeds" in said

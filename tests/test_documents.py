@@ -13,9 +13,13 @@ from kdaug.attributes import Attributes
 from kdaug.documents import Chunks, Snippets, about, foreign_numbers, is_quoted, pieces, support
 from kdaug.errors import ConfigError
 from kdaug.gates.injection import Injection
+from kdaug.generators.pass_through import Pass
 from kdaug.read import read
+from kdaug.recipe import Recipe
 from kdaug.record import Record, text_of, user
+from kdaug.running import run
 from kdaug.source import Each, GrowingPool, jobs_of
+from kdaug.stage import Stage
 
 PARAGRAPHS = "\n\n".join(f"Paragraph {n} says this. It says a little more, too." for n in range(40))
 
@@ -35,7 +39,8 @@ def test_a_folder_of_documents_is_read_file_by_file(tmp_path: Path) -> None:
     assert [text_of(s.prompt) for s in seeds] == ["# A\n\nText.", "x = 1\n"]
     assert about(seeds[0]) == {"file": "a.md", "licence": "CC0-1.0", "start": 25, "end": 35}
     assert about(seeds[1]) == {"file": "b/c.py", "language": "python", "start": 0, "end": 6}
-    assert seeds.notes == ("files not read: .png",) and seeds.shape == "documents"
+    empty = f"1 of 3 documents left out: {tmp_path / 'd.txt'}: it has no text"
+    assert seeds.notes == ("files not read: .png", empty) and seeds.shape == "documents"
     assert text_of(read(tmp_path / "b" / "c.py")[0].prompt) == "x = 1\n"
 
 
@@ -111,6 +116,40 @@ def test_a_folder_goes_on_without_what_cannot_be_read(tmp_path: Path) -> None:
     seeds = read(tmp_path)
     assert [text_of(seed.prompt) for seed in seeds] == ["Whole.", "Whole too."]
     assert "1 of 3 documents left out" in str(seeds) and "a.txt:1: byte 0xff is no UTF-8" in str(seeds)
+
+
+def test_every_document_that_is_left_out_is_named_in_the_log(tmp_path: Path) -> None:
+    folder, out = tmp_path / "docs", tmp_path / "run"
+    folder.mkdir()
+    for name in "abcd":
+        (folder / f"{name}.txt").write_bytes(b"ok\n\xff")
+    for name, text in (
+        ("empty.md", ""),
+        ("space.txt", " \n\t"),
+        ("front.md", "---\ntitle: x\n---\n"),
+        ("z.txt", "Whole."),
+    ):
+        (folder / name).write_text(text, "utf-8")
+    seeds = read(folder)
+    assert "7 of 8 documents left out: " in str(seeds) and "log.txt" in str(seeds)
+    run(Recipe(Each(seeds), [Stage(Pass())]), out, quiet=True)
+    told = [
+        line.partition("left out: ")[2]
+        for line in (out / "log.txt").read_text("utf-8").splitlines()
+        if " left out: " in line
+    ]
+    named = [Path(line.partition(": ")[0]).name for line in told if ": " in line and "; " not in line]
+    assert named == ["a.txt:2", "b.txt:2", "c.txt:2", "d.txt:2", "empty.md", "front.md", "space.txt"]
+    assert told[-1].endswith("space.txt: it has no text")
+
+
+def test_a_page_of_a_pdf_begins_a_piece() -> None:
+    page = "A line of a page.\n\n" * 30
+    text = f"{page}\n\n\fChapter 2\n\n{page * 6}"
+    found = [text[a:b] for a, b in pieces(text, 700, 200)]
+    assert found[0] == page.strip() and found[1].startswith("Chapter 2\n\nA line")
+    slides = "\f".join(f"Slide {n}. " + "Words. " * 5 for n in range(40))
+    assert all(piece.startswith("Slide") for piece in (slides[a:b] for a, b in pieces(slides, 700, 200)))
 
 
 def test_a_source_knows_how_many_pieces_it_has(tmp_path: Path) -> None:

@@ -89,6 +89,8 @@ def test_a_name_may_have_underscores_and_a_slip() -> None:
     assert find("evol_instruct") == find("evol-instruct")
     with pytest.raises(ConfigError, match=r"no method 'evol-instrukt': did you mean evol-instruct\?"):
         find("evol-instrukt")
+    with pytest.raises(ConfigError, match=r"no method 'EVOL-instruct': did you mean evol-instruct\?"):
+        find("EVOL-instruct")
     with pytest.raises(ConfigError, match=r"no method 'nothing-like-it' \(kdaug methods lists all \d+\)"):
         find("nothing-like-it")
     with pytest.raises(ConfigError, match=r"demo.yaml.*no method of its own"):

@@ -26,6 +26,11 @@ class ApiCall(Gate):
     name: ClassVar[str] = "api_call"
 
     def start(self, seeds: Sequence[Record]) -> ApiCall:
+        if not seeds:
+            raise ConfigError(
+                "api_call: it compares with the completions of the seeds, and there are none here, as `kdaug curate` "
+                "has no seeds: use it in `kdaug run RECIPE --seeds CALLS`"
+            )
         live = ApiCall()
         for seed in seeds:
             call = text_of(seed.completion)

@@ -94,7 +94,7 @@ class Decontaminate(Gate):
     """
 
     name: ClassVar[str] = "decontaminate"
-    against: Mapping[str, Benchmark]
+    against: Mapping[str, Benchmark] = field(metadata={"beside": True})  # its data may lie beside the recipe
     ngram: int = 13  # arXiv 2005.14165, appendix C
     shortest: int = 8  # arXiv 2005.14165, appendix C
     match: Match = "ngram"

@@ -32,6 +32,12 @@ class RoundTrip(Gate):
             raise ConfigError("round_trip: k is at least 1")
 
     def start(self, seeds: Sequence[Record]) -> RoundTrip:
+        if not seeds and ":" not in self.retriever.removeprefix("dense:"):
+            raise ConfigError(
+                "round_trip: it looks for the passages among the seeds' prompts, and there are none here, as `kdaug "
+                "curate` has no seeds: use it in `kdaug run RECIPE --seeds PASSAGES`, or give it a retriever with "
+                "passages of its own (retriever: package.module:attribute)"
+            )
         live = RoundTrip(self.k, self.retriever)
         object.__setattr__(live, "_index", retriever(self.retriever, [text_of(seed.prompt) for seed in seeds]))
         return live

@@ -19,6 +19,8 @@ from kdaug.generators.pass_through import Pass
 from kdaug.generators.respond import Respond
 from kdaug.progress import Log
 from kdaug.recipe import Recipe
+from kdaug.recipe_file import load
+from kdaug.recipes import stages_in
 from kdaug.record import Message, Record, assistant, user
 from kdaug.running import Outcome, execute
 from kdaug.source import Each
@@ -199,3 +201,22 @@ def test_in_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     written.write_text(written.read_text().replace("[question]", "[query]"))
     assert main([*arguments[:-1], str(tmp_path / "other")]) == 2
     assert "r.yaml:3" in (said := capsys.readouterr().err) and "no column 'query'" in said
+
+
+def test_a_benchmark_beside_the_recipe_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    bench(mine)
+    against = "{sums: {data: bench.jsonl, columns: [question]}}"
+    (mine / "recipe.yaml").write_text(f"gates: [{{decontaminate: {{against: {against}}}}}]\n")
+    fingerprints = []
+    for here, recipe in ((tmp_path, "mine/recipe.yaml"), (mine, "recipe.yaml")):
+        monkeypatch.chdir(here)
+        (stage,) = stages_in(load(recipe))
+        (made,) = stage.gates
+        assert isinstance(made, Decontaminate) and made.against["sums"].rows == 3
+        fingerprints.append(Recipe(Each([Record(prompt=user("Hi"))]), [stage]).fingerprint)
+    assert fingerprints[0] == fingerprints[1]
+    (mine / "recipe.yaml").write_text("gates: [{decontaminate: {against: {sums: {data: no.jsonl, columns: [a]}}}}]\n")
+    with pytest.raises(ConfigError, match=r"no file no\.jsonl"):
+        stages_in(load("recipe.yaml"))
