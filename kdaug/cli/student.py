@@ -124,13 +124,15 @@ def _train(given: argparse.Namespace) -> int:
 
 def _inspected(trainer: Any, data: Any, student: str, samples: int) -> str:
     from kdaug.chat import Chat
-    from kdaug.train.batching import encode
     from kdaug.train.inspection import inspect
+    from kdaug.train.ranked import RANKING_LOSSES
     from kdaug.train.student import locate
 
     chat = Chat.load(locate(student))
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    return inspect(encode(data, trainer.kind, chat, trainer.length), chat, samples, colour)
+    encoded = trainer.encoded(data, chat)
+    lists = trainer.lists(encoded) if getattr(trainer, "loss", "") in RANKING_LOSSES else None
+    return inspect(encoded, chat, samples, colour, lists)
 
 
 def progress(every: float) -> Callable[[Any], None]:

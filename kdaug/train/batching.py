@@ -36,11 +36,12 @@ Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
-    "preference": "pairs are for `train preference` and `train reward`; for SFT on the better answer use "
-    "record.child(by=…, rejected=None)",
-    "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones: "
-    "record.child(by=…, label=None)",
-    "completion": "single answers are for SFT, or for rrhf and pro if scored; pairs have a rejected one as well",
+    "preference": "pairs are for `train reward`, and for `train preference` with --loss dpo, simpo or another of "
+    "pairs; for SFT on the better answers have each as the completion, with no rejected one",
+    "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones, "
+    "without their labels",
+    "completion": "single answers are for SFT and distillation, or with a score for `train preference --loss rrhf` "
+    "and pro; pairs have a rejected one as well, and kto wants a label",
 }
 
 
@@ -53,7 +54,8 @@ Documents: TypeAlias = Callable[[Chat, Sequence[Record], Sequence[Messages], int
 class Encoded:
     """Records as documents: one a record, or two (chosen, rejected) for a preference.
 
-    `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train.
+    `truncated` and `dropped` are ids of records that were cut to `length`, and of those with nothing left to train;
+    `alike` of pairs that are left out because both answers are the same.
     `origin`: where they were read from, as `origin_of` has it.
     `beside`: of each record what was asked for besides its tokens.
     """
@@ -65,6 +67,7 @@ class Encoded:
     teachers: tuple[str, ...]
     origin: dict[str, Any] = field(default_factory=dict)
     beside: tuple[Any, ...] = ()
+    alike: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
@@ -102,6 +105,7 @@ def encode(
     make, made = documents or _documents, list[tuple[Document, ...]]()
     truncated: list[str] = []
     dropped: list[str] = []
+    alike: list[str] = []
     teachers: dict[str, None] = {}
     besides: list[Any] = []
     shelf = Shelf()
@@ -117,12 +121,15 @@ def encode(
             if not all(document.trained for document, _ in answers):
                 dropped.append(record.id)
                 continue
+            if len(answers) > 1 and len({document.ids.tobytes() for document, _ in answers}) == 1:
+                alike.append(record.id)  # there is nothing to prefer: a margin of 0, whatever is learnt
+                continue
             records.append(record.id)
             made.append(tuple(document for document, _ in answers))
             besides.append(beside(record))
             teachers.update(dict.fromkeys(record.teachers))
     kept = (tuple(records), made, tuple(truncated), tuple(dropped), tuple(teachers))
-    encoded = Encoded(*kept, origin_of(data, split), tuple(besides))
+    encoded = Encoded(*kept, origin_of(data, split), tuple(besides), tuple(alike))
     _check_trained(encoded, length)
     return encoded
 
@@ -160,15 +167,23 @@ def held_out_of(data: Any, how: Settings) -> Dataset | None:
 
 
 def check_truncated(data: Encoded, length: int, allowed: float) -> None:
-    """Say how many records were cut to `length` tokens. Raises TrainError where it is more than the share `allowed`."""
-    cut, everything = len(data.truncated), len(data.records) + len(data.dropped)
+    """Say how many records were cut to `length` tokens, and how many pairs are left out as their answers are the same.
+    Raises TrainError where more than the share `allowed` is cut."""
+    cut, everything = len(data.truncated), len(data.records) + len(data.dropped) + len(data.alike)
+    if data.alike:
+        says = "%d of %d pairs are left out: their chosen and rejected answers are the same (%s)"
+        _log.warning(says, len(data.alike), everything, _names(data.alike))
     if not cut:
         return
-    names = ", ".join(data.truncated[:NAMED]) + (", …" if cut > NAMED else "")
+    names = _names(data.truncated)
     says = f"{cut} of {everything} records are cut to length={length} tokens, {len(data.dropped)} of them to nothing"
     if cut > allowed * everything:
         raise TrainError(f"{says} ({names}): raise length, or max_truncated (now {allowed:g}) to train on the rest")
     _log.warning("%s (%s)", says, names)
+
+
+def _names(records: Sequence[str]) -> str:
+    return ", ".join(records[:NAMED]) + (", …" if len(records) > NAMED else "")
 
 
 def pack(sizes: Sequence[int], length: int) -> list[list[int]]:
@@ -304,6 +319,11 @@ def _blocks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
 
 
 def _check_trained(encoded: Encoded, length: int) -> None:
+    if not encoded.records and encoded.alike:
+        raise ConfigError(
+            f"all {len(encoded.alike)} pairs have the same answer as chosen and as rejected ({_names(encoded.alike)}), "
+            "so there is nothing to prefer"
+        )
     if not encoded.records and not encoded.dropped:
         raise ConfigError("there are no records to train on or to judge by")
     if encoded.trained == 0:

@@ -7,6 +7,7 @@ ranked lists (RRHF, PRO).
 from __future__ import annotations
 
 import inspect
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,14 +25,16 @@ from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.pairs import Pair, PairObjective
 from kdaug.train.preference_losses import F_DIVERGENCES, PREFERENCE_LOSSES, kto, kto_weights
-from kdaug.train.ranked import RANKING_LOSSES, RankedObjective, rankings
+from kdaug.train.ranked import RANKING_LOSSES, Lists, RankedObjective, rankings
 from kdaug.train.reference import forget, reference_logprobs
 from kdaug.train.settings import Settings, setting
 from kdaug.train.student import Folder, Student, load, locate
 from kdaug.train.training import Objective
 from kdaug.train.unpaired import Judged, JudgedObjective, mismatched
 
+_log = logging.getLogger(__name__)
 LOSSES = (*PREFERENCE_LOSSES, "kto", *RANKING_LOSSES)
+SCORED = ("soft_dpo",)  # of the losses of pairs, those that learn from a score of the record
 LEARNING_RATE = 5e-7  # Zephyr and DEITA, for DPO
 # SimPO: Llama 3 8B base. ORPO, RRHF: their papers; both train the better answer as well.
 LEARNING_RATES = {"simpo": 6e-7, "orpo": 8e-6, "rrhf": 2e-5}
@@ -73,6 +76,8 @@ class Preference(Settings):
         super().__post_init__()
         if unknown := self._given.keys() - self._defaults.keys():
             raise ConfigError(f"{self.loss} has no {', '.join(unknown)}: it has {', '.join(self._defaults)}")
+        if self.score and self.loss not in (*SCORED, *RANKING_LOSSES):
+            raise ConfigError(f"{self.loss} has no score: {', '.join((*SCORED, *RANKING_LOSSES))} learn from one")
         if self.loss in PREFERENCE_LOSSES:
             PREFERENCE_LOSSES[self.loss].bind(**self._given)
 
@@ -89,7 +94,7 @@ class Preference(Settings):
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, self.kind, chat, self.length, beside=self._beside)
+        encoded = self.encoded(data, chat)
         judged = encode_held_out(data, chat, self, beside=self._beside)
         how = self._settled(encoded)
         folder = Folder(Path(out), how, student, source, encoded)
@@ -102,6 +107,27 @@ class Preference(Settings):
                 train(how, pupil, units, objective, folder, on_step, held_out)
                 forget(folder)
         return folder.path
+
+    def encoded(self, data: Any, chat: Chat) -> Encoded:
+        """As in Settings; what makes a poor training of its kind is warned of."""
+        encoded = encode(data, self.kind, chat, self.length, beside=self._beside)
+        if self.loss in RANKING_LOSSES:
+            self.lists(encoded)  # is there something to rank?
+        if self.loss == "kto":
+            if len(labels := set(encoded.beside)) == 1:
+                kind, other = ("good", "bad") if True in labels else ("bad", "good")
+                _log.warning(
+                    "all %d answers are %s ones: kto learns from %s ones too", len(encoded.beside), kind, other
+                )
+            if self.batch == 1:
+                _log.warning("kto with batch=1 takes z0 over one answer: raise batch (and lower accumulate)")
+        return encoded
+
+    def lists(self, data: Encoded) -> Lists:
+        """For rrhf and pro, the records by their prompt. Raises ConfigError where none can be ranked."""
+        answers = [answer for (answer,) in data.documents]
+        prompts, scores = [b[:2] for b in data.beside], [b[2] for b in data.beside]
+        return rankings(answers, prompts, scores, ties=self.loss != "pro")
 
     @property
     def _given(self) -> dict[str, Any]:
@@ -130,15 +156,24 @@ class Preference(Settings):
         """What the loss needs of a record besides its tokens."""
         if self.loss == "kto":
             return record.label
-        if self.loss == "soft_dpo":
-            return self._score(record)
-        return (record.prompt, str(record.tools), self._score(record)) if self.loss in RANKING_LOSSES else None
+        if self.loss in SCORED:
+            return probability(record, self._scored_by(record))
+        if self.loss in RANKING_LOSSES:
+            return record.prompt, str(record.tools), record.scores[self._scored_by(record)]
+        return None
 
-    def _score(self, record: Record) -> float:
+    def _scored_by(self, record: Record) -> str:
         names = [self.score] if self.score else list(record.scores)
         if len(names) != 1 or names[0] not in record.scores:
             raise without(record, self.score)
-        return record.scores[names[0]]
+        return names[0]
+
+
+def probability(record: Record, score: str) -> float:
+    """A score that is one. Raises ConfigError where it is not."""
+    if not 0 <= (value := record.scores[score]) <= 1:
+        raise ConfigError(f"record {record.id}: its score {score!r} is {value:g}: a probability is 0 to 1")
+    return value
 
 
 def without(record: Record, score: str) -> ConfigError:
@@ -176,10 +211,10 @@ def _answers(how: Preference, student: Student, data: Encoded, folder: Folder) -
 
 
 def _lists(how: Preference, student: Student, data: Encoded, folder: Folder) -> tuple[list[Any], RankedObjective]:
-    answers = [answer for (answer,) in data.documents]
-    prompts, scores = [b[:2] for b in data.beside], [b[2] for b in data.beside]
-    units = rankings(answers, prompts, scores, ties=how.loss != "pro")
-    return units, RankedObjective(student, how.length, partial(RANKING_LOSSES[how.loss], **how._given))
+    lists = how.lists(data)
+    if lists.alone or lists.tied:
+        _log.warning("%s", lists)
+    return lists.units, RankedObjective(student, how.length, partial(RANKING_LOSSES[how.loss], **how._given))
 
 
 _Prepare = Callable[[Preference, Student, Encoded, Folder], tuple[Sequence[Any], Objective[Any]]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +14,6 @@ from kdaug.train.student import Student
 if TYPE_CHECKING:
     from torch import Tensor
 
-_log = logging.getLogger(__name__)
 RANKING_LOSSES: Mapping[str, Callable[..., Tensor]] = {"rrhf": rrhf, "pro": pro}
 
 
@@ -59,19 +57,37 @@ class RankedObjective:
         return torch.stack(losses).sum(), named
 
 
-def rankings(
-    answers: Sequence[Document], prompts: Sequence[Hashable], scores: Sequence[float], *, ties: bool
-) -> list[Ranked]:
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """What is ranked; how many answers are left out because nothing is there to rank them against (`alone`), and how
+    many because an earlier one has the same score (`tied`)."""
+
+    units: list[Ranked]
+    alone: int
+    tied: int
+
+    def __str__(self) -> str:
+        """What is left out, in words."""
+        everything = sum(len(unit.answers) for unit in self.units) + self.alone + self.tied
+        return (
+            f"{self.alone + self.tied:,} of {everything:,} answers are left out: {self.alone:,} with nothing to rank "
+            f"them against, {self.tied:,} with the score of an earlier one"
+        )
+
+
+def rankings(answers: Sequence[Document], prompts: Sequence[Hashable], scores: Sequence[float], *, ties: bool) -> Lists:
     """The answers by their prompt, in the order in which prompts first come; prompts with one score alone are left out.
 
-    Without `ties`, of answers with equal scores only the first stays. What is left out is said. Raises ConfigError
-    where nothing stays.
+    Without `ties`, of answers with equal scores only the first stays. Raises ConfigError where nothing stays.
     """
+    tied = 0
     lists: dict[Hashable, list[tuple[Document, float]]] = {}
     for answer, prompt, score in zip(answers, prompts, scores, strict=True):
         held = lists.setdefault(prompt, [])
         if ties or score not in (before for _, before in held):
             held.append((answer, score))
+        else:
+            tied += 1
     ranked = [Ranked(tuple(d for d, _ in held), tuple(score for _, score in held)) for held in lists.values()]
     kept = [unit for unit in ranked if len(set(unit.scores)) > 1]
     if not kept:
@@ -79,6 +95,4 @@ def rankings(
             f"none of {len(lists)} prompts has two completions with different scores, so there is nothing to rank: "
             "give several completion records of each prompt"
         )
-    if lost := len(answers) - sum(len(unit.answers) for unit in kept):
-        _log.warning("%d of %d answers are left out: nothing to rank them against, or a tie", lost, len(answers))
-    return kept
+    return Lists(kept, len(answers) - tied - sum(len(unit.answers) for unit in kept), tied)

@@ -19,7 +19,7 @@ from kdaug.record import Messages, Record
 from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
-from kdaug.train.preference import without
+from kdaug.train.preference import probability, without
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
 from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, packed, precision_of
@@ -61,7 +61,7 @@ class RewardModel(Settings):
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, self.kind, chat, self.length, documents=_whole, beside=self._beside)
+        encoded = self.encoded(data, chat)
         judged = encode_held_out(data, chat, self, documents=_whole, beside=self._beside)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:
@@ -77,11 +77,23 @@ class RewardModel(Settings):
     def kind(self) -> Trainable:
         return "preference"
 
+    def encoded(self, data: Any, chat: Chat) -> Encoded:
+        return encode(data, self.kind, chat, self.length, documents=_whole, beside=self._beside)
+
     def _beside(self, record: Record) -> float:
         name = self.soft or self.margin
-        if name and name not in record.scores:
+        if not name:
+            return 0.0
+        if name not in record.scores:
             raise without(record, name)
-        return record.scores[name] if name else 0.0
+        if self.soft:
+            return probability(record, name)
+        if not record.scores[name] >= 0:
+            raise ConfigError(
+                f"record {record.id}: its score {name!r} is {record.scores[name]:g}: a margin is 0 or more, by which "
+                "the chosen answer must win"
+            )
+        return record.scores[name]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
+from kdaug.declared import check_fields
 from kdaug.errors import ConfigError
 
 if TYPE_CHECKING:
-    from kdaug.train.batching import Trainable
+    from kdaug.chat import Chat
+    from kdaug.train.batching import Encoded, Trainable
 
 DTYPES = ("auto", "bfloat16", "float32")
 
@@ -37,7 +39,7 @@ class Settings:
 
     A step is `batch * accumulate` units (packed rows, pairs), `batch` of them in one forward pass. `lr` rises over the
     share `warmup` of the steps, then falls along a cosine to the share `floor` of itself. Raises ConfigError for a
-    value out of its range.
+    value of another type or out of its range.
     """
 
     epochs: int = setting(3, "passes over the data", 1)  # Alpaca
@@ -70,6 +72,7 @@ class Settings:
     dtype: str = setting("auto", "to compute in; auto: bfloat16 where that is fast", choices=DTYPES)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_settings(self)
         if self.dora and not self.lora_rank:
             raise ConfigError(f"{type(self).__name__}(dora=True): needs lora_rank, such as lora_rank=16")
@@ -82,6 +85,12 @@ class Settings:
     def kind(self) -> Trainable:
         """Of the records that it trains on."""
         return "completion"
+
+    def encoded(self, data: Any, chat: Chat) -> Encoded:
+        """The records as it trains on them. Raises ConfigError for what it cannot take, as `encode` does."""
+        from kdaug.train.batching import encode
+
+        return encode(data, self.kind, chat, self.length)
 
 
 def described(trainer: type[Any]) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
-from kdaug.train.batching import Document, Encoded, collate, encode, encode_held_out
+from kdaug.train.batching import Document, Encoded, collate, encode_held_out
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.settings import Settings
@@ -39,7 +39,7 @@ class SFT(Settings):
         """
         device, source = pick_device(self.device), locate(student)
         chat = Chat.load(source)
-        encoded = encode(data, self.kind, chat, self.length)
+        encoded = self.encoded(data, chat)
         judged = encode_held_out(data, chat, self)
         folder = Folder(Path(out), self, student, source, encoded)
         if not folder.finished:

@@ -325,7 +325,7 @@ class Folder:
             "tokens": data.tokens,
             "trained_tokens": data.trained,
             "truncated": list(data.truncated),
-            "dropped": list(data.dropped),
+            "dropped": [*data.dropped, *data.alike],
             "teachers": list(dict.fromkeys([*data.teachers, *([teacher.name] if teacher is not None else [])])),
         }
         if teacher is not None and teacher.licence:

@@ -146,7 +146,7 @@ def test_everything_trained_is_an_error(make_tokenizer: Callable[..., Any]) -> N
     ("record", "kind", "hint"),
     [
         (Record(prompt=user("q")), "completion", "generate answers first"),
-        (replace(QUESTION, rejected=assistant("Salt.")), "completion", "pairs are for `train preference`"),
+        (replace(QUESTION, rejected=assistant("Salt.")), "completion", "pairs are for `train reward`.* --loss dpo"),
         (replace(QUESTION, label=True), "completion", "keep the good ones"),
         (QUESTION, "preference", "single answers are for SFT"),
         (replace(QUESTION, prompt=()), "completion", "empty prompt"),

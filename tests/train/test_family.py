@@ -96,6 +96,35 @@ def test_kto_likes_good_answers_more_and_bad_ones_less(tiny: Path, judged: list[
     assert last["z0"] >= 0
 
 
+def test_kto_of_one_answer_a_pass_is_warned_of(
+    tiny: Path, judged: list[Record], caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = Chat.load(tiny)
+    replace(FAST, loss="kto").encoded(judged, chat)
+    assert not caplog.messages
+    replace(FAST, loss="kto", batch=1).encoded(judged, chat)
+    assert caplog.messages == ["kto with batch=1 takes z0 over one answer: raise batch (and lower accumulate)"]
+
+
+def test_what_is_no_probability_is_refused_in_a_dry_run_too(tiny: Path, pairs: list[Record], out: Path) -> None:
+    wrong = [p.scored(sure=0.5) for p in pairs[1:]] + [pairs[0].scored(sure=1.8)]
+    with pytest.raises(ConfigError, match=f"{wrong[-1].id}: its score 'sure' is 1.8: a probability is 0 to 1"):
+        replace(FAST, loss="soft_dpo", dry_run=True).fit(wrong, student=tiny, out=out)
+    assert not out.exists()
+
+
+def test_a_pair_of_the_same_answer_twice_is_left_out_and_said(
+    tiny: Path, pairs: list[Record], out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = [replace(p, rejected=p.completion) for p in pairs[:2]]
+    replace(FAST, epochs=1).fit([*same, *pairs[2:]], student=tiny, out=out)
+    about = json.loads((out / "training.json").read_text())
+    assert (about["records"], about["dropped"]) == (10, [p.id for p in same])
+    assert f"2 of 12 pairs are left out: their chosen and rejected answers are the same ({same[0].id}" in caplog.text
+    with pytest.raises(ConfigError, match="all 2 pairs have the same answer as chosen and as rejected"):
+        FAST.fit(same, student=tiny, out=out.with_name("none"))
+
+
 def test_kto_resumes_exactly(tiny: Path, judged: list[Record], tmp_path: Path) -> None:
     how = replace(FAST, loss="kto", epochs=2)
     how.fit(judged, student=tiny, out=tmp_path / "whole")
@@ -112,8 +141,11 @@ def test_kto_resumes_exactly(tiny: Path, judged: list[Record], tmp_path: Path) -
         assert part["z0"] == pytest.approx(whole["z0"], abs=1e-4)
 
 
-def test_kto_learns_from_one_class_alone(tiny: Path, judged: list[Record], out: Path) -> None:
+def test_kto_learns_from_one_class_alone(
+    tiny: Path, judged: list[Record], out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     replace(FAST, loss="kto").fit(judged[:12], student=tiny, out=out)
+    assert "all 12 answers are good ones: kto learns from bad ones too" in caplog.messages
     first, *_, last = metrics(out)
     assert last["loss"] < first["loss"]
     assert last["rejected"] == 0  # there are none
@@ -167,7 +199,7 @@ def test_lists_that_rank_nothing_are_left_out(
     alone = Record(prompt=user("Alone?"), completion=assistant("Yes.")).scored(judge=1.0)
     tied = Record(prompt=ranked[0].prompt, completion=assistant("Not at all.")).scored(judge=1.0)
     replace(FAST, loss="pro", epochs=1).fit([*ranked, alone, tied], student=tiny, out=out)
-    assert "2 of 38 answers are left out" in caplog.text
+    assert "2 of 38 answers are left out: 1 with nothing to rank them against, 1 with the score of an" in caplog.text
     with pytest.raises(ConfigError, match="none of 1 prompts has two completions"):
         replace(FAST, loss="rrhf").fit([alone], student=tiny, out=out.with_name("none"))
 
@@ -190,7 +222,8 @@ def test_records_of_another_kind_are_one_clear_line(
     loss: str, kind: str, tiny: Path, answers: list[Record], pairs: list[Record], judged: list[Record], out: Path
 ) -> None:
     data = {"completion": answers, "preference": pairs, "unpaired": judged}[kind]
-    with pytest.raises(ConfigError, match=f"is of kind '{kind}', not "):
+    ways = {"completion": "for SFT", "preference": "--loss dpo", "unpaired": "--loss kto"}
+    with pytest.raises(ConfigError, match=f"is of kind '{kind}', not .*{ways[kind]}"):
         replace(FAST, loss=loss).fit(data, student=tiny, out=out)
     assert not out.exists()
 
@@ -198,6 +231,8 @@ def test_records_of_another_kind_are_one_clear_line(
 def test_a_parameter_that_a_loss_does_not_have_is_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="simpo has no label_smoothing: it has beta, gamma_over_beta"):
         Preference(loss="simpo", label_smoothing=0.1)
+    with pytest.raises(ConfigError, match="dpo has no score: soft_dpo, rrhf, pro learn from one"):
+        Preference(score="judge")
     with pytest.raises(ConfigError, match="pro has no beta"):
         Preference(loss="pro", beta=0.1)
     with pytest.raises(ConfigError, match="give one of dpo"):

@@ -47,6 +47,25 @@ def test_both_answers_of_a_pair_are_shown(tiny: Path, pairs: list[Record]) -> No
     assert f"record {pairs[0].id}" in said and f"record {pairs[6].id}" in said  # spread over the data
 
 
+def test_lists_are_shown_with_rank_and_score_and_what_the_loss_lacks_is_said(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    said = [("q", "Yes.", 1), ("q", "No.", 3), ("q", "Hm.", 1), ("r", "Alone.", 2)]
+    rows = [{"prompt": asked, "completion": text, "scores": {"judge": score}} for asked, text, score in said]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["train", "preference", "--data", str(data), "--student", str(tiny), "--length", "64", "--inspect", "2"]
+    assert main([*command, "--loss", "pro"]) == 0
+    shown = capsys.readouterr().out
+    assert (
+        shown.index("rank 1, score 3:") < shown.index("⟦No.") < shown.index("rank 2, score 1:") < shown.index("⟦Yes.")
+    )
+    assert "1 prompts with 2 answers are ranked; 2 of 4 answers are left out: 1 with nothing" in shown
+    assert "Hm." not in shown and "Alone." not in shown
+    assert main([*command, "--loss", "rrhf", "--score", "nosuch"]) == 2
+    assert "no score 'nosuch': say which is meant (judge)" in capsys.readouterr().err
+
+
 def test_the_command_shows_and_trains_nothing(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text("".join(json.dumps({"prompt": f"q{n}", "completion": "Yes."}) + "\n" for n in range(9)))

@@ -113,6 +113,10 @@ def test_margins_and_soft_labels_are_scores_of_the_records(tiny: Path, pairs: li
     apart = [record.scored(apart=1.0) for record in pairs]
     assert first_loss("wide", apart, margin="apart") > plain + 0.3
     assert first_loss("centred", pairs, centring=1.0) > plain
+    with pytest.raises(ConfigError, match="its score 'apart' is -1: a margin is 0 or more"):
+        first_loss("negative", [pairs[0].scored(apart=-1.0), *apart[1:]], margin="apart", dry_run=True)
+    with pytest.raises(ConfigError, match=r"its score 'sure' is 1\.8: a probability is 0 to 1"):
+        first_loss("unsure", [record.scored(sure=1.8) for record in pairs], soft="sure", dry_run=True)
     with pytest.raises(ConfigError, match="has no scores: a gate that judges gives them"):
         first_loss("missing", pairs, margin="apart")
     with pytest.raises(ConfigError, match="soft labels"):

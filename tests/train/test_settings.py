@@ -36,6 +36,20 @@ def test_a_range_holds_where_a_method_has_another_default(how: dict[str, Any], w
         replace(Mine(), **how)
 
 
+@pytest.mark.parametrize(
+    ("how", "wrong"),
+    [
+        ({"epochs": "3"}, "Mine: epochs is '3': expected int"),
+        ({"epochs": 1.5}, "Mine: epochs is 1.5: expected int"),
+        ({"lr": "1e-5"}, "Mine: lr is '1e-5': expected float"),
+        ({"dora": 1}, "Mine: dora is 1: expected bool"),
+    ],
+)
+def test_a_value_of_another_type_is_named_with_the_one_that_is_expected(how: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        Mine(**how)
+
+
 def test_a_field_keeps_its_description_under_another_default() -> None:
     assert described(RewardModel)["lr"] == described(SFT)["lr"] | {"default": 1e-5}
     assert described(SFT)["lr"]["says"]
