@@ -124,7 +124,9 @@ class Chat:
 
     def ask(self, messages: Messages) -> list[int]:
         """The token ids that the model continues with its answer; the template has written every special token."""
-        ids: list[int] = self.tokenizer(self.render(messages, ask=True), add_special_tokens=False)["input_ids"]
+        text = self.render(messages, ask=True)
+        # Not verbose: of a text that is too long whoever asks has something better to say.
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def open_user(self, messages: Messages = ()) -> str:

@@ -84,14 +84,19 @@ class Dataset:
 
     def files(self, kind: Kind | None = None, split: Split | None = None) -> list[Path]:
         """The Parquet files: kind by kind, `train` before `test`. Raises ConfigError for a kind or split not there."""
+        if not self.kinds and (kind, split) != (None, None):
+            run = self.path.parent
+            raise ConfigError(
+                f"the run {run} kept no record: `kdaug show {run}` says what became of them"
+                if (run / "run.json").is_file()
+                else f"{self.path} holds no record at all"
+            )
         if kind is not None and kind not in self.kinds:
-            raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds) or 'none at all'}")
+            raise ConfigError(f"{self.path} holds no {kind} records, only {' and '.join(self.kinds)}")
         there = self._splits(kind)
         if split is not None and split not in there:
             way_out = "; a run with --holdout 0.1 makes one" if split == "test" else ""
-            raise ConfigError(
-                f"{self.path} has no split {split!r}, only {' and '.join(there) or 'none at all'}{way_out}"
-            )
+            raise ConfigError(f"{self.path} has no split {split!r}, only {' and '.join(there)}{way_out}")
         kinds, splits = KINDS if kind is None else (kind,), SPLITS if split is None else (split,)
         return [file for one in kinds for part in splits for file in self._files(one, part)]
 

@@ -21,7 +21,7 @@ from kdaug.errors import ConfigError, shorten
 from kdaug.hub import look_up
 from kdaug.record import KINDS, Record
 from kdaug.seeds import Seeds
-from kdaug.shapes import DOCUMENT, BadRow, Garbled, Shape, read_row, shape_of
+from kdaug.shapes import DOCUMENT, BadRow, Garbled, Shape, read_row, several, shape_of
 
 if TYPE_CHECKING:
     import datasets
@@ -81,7 +81,7 @@ def opened(
 ) -> tuple[Shape, Iterator[Placed]]:
     """The shape, by the first row that has one, and all rows. Raises ConfigError that names the first row where none
     has a shape `within` so many; documents that cannot be read do not count."""
-    rows, head = _rows(source, split, config), list[Placed]()
+    rows, head = chain.from_iterable(map(_apart, _rows(source, split, config))), list[Placed]()
     wrong = f"{source} is empty: give at least one record"
     for place, row in rows:
         head.append((place, row))
@@ -95,6 +95,16 @@ def opened(
         if within <= 0:
             break
     raise ConfigError(wrong)
+
+
+def _apart(placed: Placed) -> list[Placed]:
+    """A row that lists several answers as a row for each; any other one as it is."""
+    place, row = placed
+    try:
+        answers = several(row)
+    except BadRow as e:
+        return [(place, Garbled(str(e), str(row)))]
+    return [(f"{place} (completions[{i}])", answer) for i, answer in enumerate(answers)] or [placed]
 
 
 def rows_of(source: str | Path, *, split: str = "train", config: str | None = None) -> Iterator[Placed]:

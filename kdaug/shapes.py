@@ -74,6 +74,33 @@ def read_row(row: Any, shape: Shape) -> Record:
     return shape.read(row)
 
 
+def several(row: Any) -> list[Row]:
+    """A row for each answer of one that lists `completions` of its prompt, with their `scores` in the same order or a
+    score within each; none of any other row. Raises BadRow where a text is missing, or a score."""
+    if not isinstance(row, Mapping) or row.get("prompt") is None or row.get("completion") is not None:
+        return []
+    answers = row.get("completions")
+    if not isinstance(answers, list):
+        return []
+    marks = row.get("scores")
+    if marks is not None and not (isinstance(marks, list) and len(marks) == len(answers)):
+        raise BadRow(f'"scores" is {_kind(marks)}, not a list of {len(answers)} numbers, one for each of "completions"')
+    shared = {name: value for name, value in row.items() if name not in ("completions", "scores")}
+    made: list[Row] = []
+    for i, answer in enumerate(answers):
+        scores: Any = None if marks is None else {"score": marks[i]}
+        if isinstance(answer, Mapping):
+            scores = scores or answer.get("scores") or {"score": answer.get("score")}
+            answer = next((answer[name] for name in _SAID if answer.get(name) is not None), None)
+        if answer is None:
+            raise BadRow(f'"completions[{i}]" has no text: give it as {", ".join(_SAID)} or in place of the object')
+        made.append({**shared, "completion": answer, "scores": scores})
+    return made
+
+
+_SAID = ("completion", "response", "text", "content")  # where an answer that is an object has its text
+
+
 def _kdaug(row: Row) -> Record:
     try:
         return record_of(row)

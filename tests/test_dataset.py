@@ -335,6 +335,15 @@ def test_an_export_that_would_lose_or_mix_something_is_refused(tmp_path: Path) -
     assert ours.export(out, "trl", kind="completion", split="test") == 1
 
 
+def test_a_run_that_kept_nothing_says_so(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "d" / "dataset", list, facts={})
+    with pytest.raises(ConfigError, match="d/dataset holds no record at all"):
+        Dataset(tmp_path / "d").files(split="train")
+    (tmp_path / "d" / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"the run \S+/d kept no record: `kdaug show \S+/d` says what became"):
+        Dataset(tmp_path / "d").files(split="train")
+
+
 def test_dropped_records_come_back_with_reason_and_evidence(tmp_path: Path) -> None:
     drops = [
         Dropped("respond", 3, answers(1)[0], "rouge:near", {"twin": "abc", "score": 0.9}),

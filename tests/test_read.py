@@ -37,6 +37,42 @@ def one(tmp_path: Path, row: dict[str, Any]) -> tuple[Record, Seeds]:
     return seeds[0], seeds
 
 
+def test_several_completions_of_a_prompt_are_a_record_each_with_its_score(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Hi", "completions": ["a", "b"], "scores": [3, 1], "meta": {"topic": "x"}},
+        {"prompt": "Hm", "completions": [{"text": "c", "score": 2}, {"response": "d", "scores": {"judge": 0.5}}]},
+        {"prompt": "Ha", "completions": ["e"]},
+    ]
+    records = read(written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows))))
+    texts = [(r.prompt[0].content, (r.completion or ())[0].content, r.scores) for r in records]
+    assert texts == [
+        ("Hi", "a", {"score": 3.0}),
+        ("Hi", "b", {"score": 1.0}),
+        ("Hm", "c", {"score": 2.0}),
+        ("Hm", "d", {"judge": 0.5}),
+        ("Ha", "e", {}),
+    ]
+    assert records[1].meta == {"topic": "x"} and not records.notes
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        (
+            {"completions": ["a", "b"], "scores": [1]},
+            r'a\.jsonl:1: "scores" is a list, not a list of 2 numbers',
+        ),
+        ({"completions": ["a", "b"], "scores": {"judge": 1}}, r'a\.jsonl:1: "scores" is an object, not a list of 2'),
+        ({"completions": [{"score": 1}]}, r'a\.jsonl:1: "completions\[0\]" has no text: give it as completion, resp'),
+        ({"completions": ["a", 7]}, r'a\.jsonl:1 \(completions\[1\]\): "completion" is a number, not text'),
+        ({"completions": ["a"], "scores": ["high"]}, r'\(completions\[0\]\): "scores" has text under "score"'),
+    ],
+)
+def test_what_is_wrong_with_several_completions_is_named(tmp_path: Path, row: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(ConfigError, match=wrong):
+        read(written(tmp_path / "a.jsonl", json.dumps({"prompt": "Hi", **row})))
+
+
 CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
 
 

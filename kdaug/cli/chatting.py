@@ -9,6 +9,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
 from kdaug.cli.command import add, say
+from kdaug.cli.evaluating import kind_of, white_box
 from kdaug.errors import BadRequest, ConfigError
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ def _chat(given: argparse.Namespace) -> int:
     from kdaug.train.talk import Conversation, Talker
 
     Sampling(given.temperature, given.top_p, given.max_tokens)  # refuses what makes no sense
+    for name in filter(None, (given.model, given.beside)):
+        if (kind := kind_of(name)) and kind != "local":
+            raise ConfigError(f"{name} is a teacher without weights here: chat loads a folder, a Hub id or smollm2")
     opening = system(given.system) if given.system else ()
     talks = []
     for name in [given.model, *([given.beside] if given.beside else [])]:
-        talker = Talker.load(name, given.device)
+        talker = Talker.load(white_box(name), given.device)
         try:
             talks.append(Conversation(talker, opening, given.temperature, given.top_p, given.max_tokens))
         except BadRequest as e:
@@ -63,10 +67,11 @@ def _chat(given: argparse.Namespace) -> int:
 
 
 def _answer(talks: list[Conversation], line: str) -> None:
-    """What each says, under its name where there are several."""
-    for talk in talks:
+    """What each says, under its name where there are several, and its number where they have one name."""
+    alike = len({talk.talker.name for talk in talks}) < len(talks)
+    for number, talk in enumerate(talks, 1):
         if len(talks) > 1:
-            print(f"{talk.talker.name}: ", end="", flush=True)
+            print(f"{number}: " * alike + f"{talk.talker.name}: ", end="", flush=True)
         try:
             talk.say(line, lambda words: print(words, end="", flush=True))
         except BadRequest as e:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from kdaug.train.comparison import Table
 
 METRICS = ("exact_match", "answer", "rouge_l", "choice")
+# Options that say nothing without one of these.
+IDLE = {"teacher": ("data",), "max_tokens": ("tasks", "against"), "rubric": ("against",), "limit": ("lm_eval",)}
 
 
 def add_eval(commands: Any) -> None:
@@ -82,16 +84,23 @@ def _eval(given: argparse.Namespace) -> int:
 
 def _check(given: argparse.Namespace) -> None:
     """Raises ConfigError for options that need others, before anything is loaded."""
+    if given.against and not given.data:
+        raise ConfigError("--against needs prompts to answer: give --data")
     if not (given.data or given.tasks or given.lm_eval):
         raise ConfigError("nothing to measure by: give --data, --tasks or --lm-eval")
     if bool(given.tasks) != bool(given.metric):
         raise ConfigError(f"--tasks and --metric go together: give --metric {'|'.join(METRICS)} and --tasks FILE")
     if bool(given.against) != bool(given.judge):
         raise ConfigError("--against and --judge go together: a judge compares two models")
-    if given.against and not given.data:
-        raise ConfigError("--against needs prompts to answer: give --data")
     if given.against and given.teacher:
         raise ConfigError("--teacher and --against are two measurements: give them in two commands")
+    for name, needs in IDLE.items():
+        if vars(given)[name] not in (None, "") and not any(vars(given)[one] for one in needs):
+            wanted = " or ".join(f"--{one.replace('_', '-')}" for one in needs)
+            raise ConfigError(f"--{name.replace('_', '-')} is for {wanted}, which is not given")
+    for name in ("max_tokens", "limit"):
+        if (number := vars(given)[name]) is not None and number < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} {number}: give a number from 1 on")
     twice = [model for model in given.models if given.models.count(model) > 1]
     if twice:
         raise ConfigError(f"{twice[0]} is given twice: a model stands once in a table")
@@ -103,8 +112,8 @@ def _find(models: Sequence[str]) -> None:
     from kdaug.train.student import locate
 
     for model in models:
-        if _kind(model) in ("", "local"):
-            locate(_white_box(model))
+        if kind_of(model) in ("", "local"):
+            locate(white_box(model))
         else:
             recipes.teacher(model)
 
@@ -118,7 +127,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
 def _short(model: str) -> str:
     from kdaug.train.origin import short_name
 
-    return model.partition("?")[0] if _kind(model) else short_name(model)
+    return model.partition("?")[0] if kind_of(model) else short_name(model)
 
 
 def _tables(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Table]:
@@ -131,15 +140,15 @@ def _tables(given: argparse.Namespace, models: Mapping[str, str]) -> Iterator[Ta
     if given.lm_eval:
         from kdaug.train.lm_eval import compare_lm_eval
 
-        loaded = {called: _white_box(model) for called, model in models.items()}
+        loaded = {called: white_box(model) for called, model in models.items()}
         yield compare_lm_eval(loaded, given.lm_eval, device=given.device, dtype=given.dtype, limit=given.limit)
 
 
 def _held_out(given: argparse.Namespace, models: Mapping[str, str]) -> Table:
     from kdaug.train.evaluate import compare_held_out
 
-    loaded = {called: _white_box(model) for called, model in models.items()}
-    teacher = _white_box(given.teacher) if given.teacher else None
+    loaded = {called: white_box(model) for called, model in models.items()}
+    teacher = white_box(given.teacher) if given.teacher else None
     data, name = _records(given), _name(given.data, given.split)
     how = {"length": given.length, "device": given.device, "dtype": given.dtype, "seed": given.seed}
     return _warned(compare_held_out(loaded, data, name, teacher=teacher, **how), models, data)
@@ -203,7 +212,7 @@ def _warned(table: Table, models: Mapping[str, str], measured: Sequence[Record])
     return replace(table, notes=[*table.notes, *found])
 
 
-def _kind(model: str) -> str:
+def kind_of(model: str) -> str:
     """That of a teacher's spec (`openai` of `openai:gpt-4.1-mini`, or `fake` alone), empty for a model's plain name."""
     from kdaug.recipes import TEACHERS
 
@@ -211,9 +220,9 @@ def _kind(model: str) -> str:
     return kind if kind in TEACHERS and not Path(model).exists() else ""
 
 
-def _white_box(model: str) -> str:
+def white_box(model: str) -> str:
     """The folder or name of a model that has to be loaded here."""
-    kind = _kind(model)
+    kind = kind_of(model)
     if kind not in ("", "local"):
         raise ConfigError(f"{model}: likelihoods need the weights: give a folder, a Hub id or smollm2, not {kind}:")
     return model.removeprefix("local:").partition("?")[0]
@@ -224,7 +233,7 @@ def _teacher(given: argparse.Namespace, model: str) -> Teacher:
     from kdaug import recipes
     from kdaug.teachers.local import Local
 
-    return recipes.teacher(model) if _kind(model) else Local(model, device=given.device, dtype=given.dtype)
+    return recipes.teacher(model) if kind_of(model) else Local(model, device=given.device, dtype=given.dtype)
 
 
 def _into_card(model: Path, tables: Sequence[Table]) -> None:

@@ -58,12 +58,13 @@ def read_tasks(source: str | Path, metric: str, split: str = "test") -> list[Tas
 
 def _task(row: Any, metric: str) -> Task:
     record = read_row(row, shape_of(row))
-    answer = row.get("answer")
+    answer, choices = row.get("answer"), _texts(row.get("choices"))
     if metric == CHOICE:
-        choices = _texts(row.get("choices"))
         if len(choices) < 2:
             raise BadRow('no "choices": give a list of two texts or more, and "answer", which of them is right')
         return Task(record.prompt, choices=choices, right=_place(answer, choices))
+    if len(choices) > 1 and isinstance(answer, (int, str)):
+        return Task(record.prompt, (choices[_place(answer, choices)],))  # a reply is held against its text
     references = _texts(answer) or ((text_of(record.completion),) if record.completion else ())
     if not references:
         raise BadRow(

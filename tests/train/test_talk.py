@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,6 +98,9 @@ def test_two_models_answer_side_by_side_each_with_its_own_history(
             before += [*user(text), Message("assistant", reply)]
             expected += f"{model}: {reply}\n"
     assert out == expected
+    _, out, _ = chat(monkeypatch, capsys, "Hello\n", str(tiny), "--beside", str(tiny), "--max-tokens", "6")
+    reply = greedy(tiny, *user("Hello"), tokens=6)
+    assert out == f"1: {tiny}: {reply}\n2: {tiny}: {reply}\n"
 
 
 def test_what_goes_wrong_is_one_line_and_the_talk_goes_on(
@@ -106,6 +110,8 @@ def test_what_goes_wrong_is_one_line_and_the_talk_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     small = make_model(tmp_path / "small", max_position_embeddings=60)
+    config = small / "tokenizer_config.json"  # where a tokenizer knows the limit too, transformers warns by itself
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_max_length": 60}))
     long = "a very long question " * 10
     code, out, err = chat(monkeypatch, capsys, f"{long}\nHello\n", str(small), "--max-tokens", "4")
     assert code == 0 and out == f"\n{greedy(small, *user('Hello'), tokens=4)}\n"
@@ -115,7 +121,12 @@ def test_what_goes_wrong_is_one_line_and_the_talk_goes_on(
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["no/such/model"], "no model 'no/such/model'"), (["{tiny}", "--top-p", "2"], "top_p 2.0")],
+    [
+        (["no/such/model"], "no model 'no/such/model'"),
+        (["fake"], "fake is a teacher without weights here"),
+        (["{tiny}", "--beside", "openai:gpt-x"], "openai:gpt-x is a teacher without weights here"),
+        (["{tiny}", "--top-p", "2"], "top_p 2.0"),
+    ],
 )
 def test_wrong_arguments_are_one_line(
     tiny: Path,

@@ -38,6 +38,17 @@ def test_the_right_choice_is_named_by_its_place_its_letter_or_its_text(tmp_path:
     assert (task.right, task.good) == (1, ("cork",))
 
 
+@pytest.mark.parametrize("metric", ["exact_match", "answer", "rouge_l"])
+def test_under_another_metric_a_reply_is_held_against_the_text_of_the_right_choice(tmp_path: Path, metric: str) -> None:
+    choices = ["stone", "cork"]
+    answers = [1, "B", "cork", ["cork", "a cork"]]
+    rows = [{"prompt": "Which floats?", "choices": choices, "answer": answer} for answer in answers]
+    tasks = read_tasks(written(tmp_path, *rows), metric)
+    assert [task.good for task in tasks] == [("cork",), ("cork",), ("cork",), ("cork", "a cork")]
+    with pytest.raises(ConfigError, match=r'"answer" is 2: .*0 to 1'):
+        read_tasks(written(tmp_path, {"prompt": "q", "choices": choices, "answer": 2}), metric)
+
+
 @pytest.mark.parametrize(
     ("row", "metric", "wrong"),
     [
