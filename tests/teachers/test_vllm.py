@@ -1,12 +1,12 @@
-"""The vLLM teacher: one real engine for the file, and one more in a program that is interrupted and killed."""
+"""The vLLM teacher, on one real engine for the file: one with an adapter, which answers without it as well."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +14,20 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 import pytest
-from engines import below, need_vllm, said_by, wait_until_gone
+from engines import below, need_vllm, said_by
 
 from kdaug.errors import BadRequest, ConfigError, ContextTooLong, TeacherUnavailable
+from kdaug.models import find_model
 from kdaug.record import assistant, user
-from kdaug.teacher import Completion, Request, Sampling
+from kdaug.teacher import Completion, Request, Sampling, TokenLogprobs
+from kdaug.teachers.engine_arguments import Adapter
+from kdaug.teachers.local import Local
 from kdaug.teachers.vllm import VLLM
 
 T = TypeVar("T")
 RUNNER = asyncio.Runner()  # one event loop for the whole file, as a teacher has one for its life
+RANK, ALPHA = 4, 8
+PLACES = [f"model.layers.{layer}.self_attn.{name}" for layer in (3, 20) for name in ("q_proj", "o_proj")]
 
 
 def run(what: Coroutine[Any, Any, T]) -> T:
@@ -34,13 +39,48 @@ def ask(prompt: str, tools: tuple[Any, ...] = (), **sampling: Any) -> Request:
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An adapter in peft's format, large enough to be seen, and the model with it merged in."""
     need_vllm()
-    teacher = VLLM(max_model_len=1024, dtype="float32")  # as on any machine: some compute in bfloat16
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("models")
+    adapter, merged = folder / "mine", folder / "merged"
+    shutil.copytree(find_model().path, merged)
+    weights, parts, random = load_file(merged / "model.safetensors"), {}, torch.Generator().manual_seed(0)
+    for place in PLACES:
+        matrix = weights[f"{place}.weight"]
+        a = torch.randn(RANK, matrix.shape[1], generator=random) * 0.1
+        b = torch.randn(matrix.shape[0], RANK, generator=random) * 0.2
+        parts |= {f"base_model.model.{place}.lora_A.weight": a, f"base_model.model.{place}.lora_B.weight": b}
+        weights[f"{place}.weight"] = matrix.float() + ALPHA / RANK * b @ a
+    save_file(weights, merged / "model.safetensors", {"format": "pt"})
+    adapter.mkdir()
+    save_file(parts, adapter / "adapter_model.safetensors")
+    says = {"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA, "target_modules": ["q_proj", "o_proj"], "bias": "none"}
+    (adapter / "adapter_config.json").write_text(json.dumps(says))
+    return adapter, merged
+
+
+HOW: dict[str, Any] = {"max_model_len": 1024, "dtype": "float32"}  # as on any machine: some compute in bfloat16
+
+
+@pytest.fixture(scope="module")
+def adapted(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VLLM]:
+    teacher = VLLM(lora=str(folders[0]), **HOW)
     run(teacher.open(tmp_path_factory.mktemp("state")))
     yield teacher
     run(teacher.aclose())
     RUNNER.close()
+
+
+@pytest.fixture(scope="module")
+def vllm(adapted: VLLM) -> VLLM:
+    """A teacher without an adapter, on the same engine."""
+    teacher = VLLM(**HOW)
+    teacher._engine, teacher._chat = adapted._engine, adapted._chat
+    return teacher
 
 
 def together(teacher: VLLM, *requests: Request) -> list[Any]:
@@ -138,60 +178,65 @@ def test_an_argument_that_vllm_does_not_know_is_a_mistake_of_the_user(tmp_path: 
 
 
 @pytest.mark.slow
-def test_closing_leaves_no_process(vllm: VLLM) -> None:
-    assert any("VLLM" in said_by(p) for p in below(os.getpid()))
-    run(vllm.aclose())
-    assert below(os.getpid()) == []
-    (error,) = together(vllm, ask("Hi"))
-    assert isinstance(error, TeacherUnavailable) and "not open" in str(error)
+def test_ctrl_c_lets_the_requests_in_flight_end(vllm: VLLM) -> None:
+    """A terminal sends it to the engine's processes too."""
+    engine = [p for p in below(os.getpid()) if "VLLM" in said_by(p)]
+    assert engine
+
+    async def interrupt() -> list[Completion]:
+        calls = [asyncio.create_task(vllm.generate(ask("Tell a long story.", max_tokens=64))) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        for process in engine:
+            process.send_signal(signal.SIGINT)
+        return await asyncio.gather(*calls)
+
+    assert all(reply.text for reply in run(interrupt()))
+    assert "Paris" in together(vllm, ask("What is the capital of France?"))[0].text  # the engine lives on
 
 
-PROGRAM = """
-import asyncio, signal, sys
-from pathlib import Path
-from kdaug.record import user
-from kdaug.teacher import Request, Sampling
-from kdaug.teachers.vllm import VLLM
+def view(teacher: VLLM | Local, state: Path) -> TokenLogprobs:
+    async def main() -> TokenLogprobs:
+        await teacher.open(state)
+        return await teacher.logprobs(
+            user("What is the capital of France?"), assistant("The capital of France is Paris."), 4
+        )
 
-async def main():
-    signal.signal(signal.SIGINT, lambda *_: None)  # a run that finishes what is in flight
-    teacher = VLLM(max_model_len=1024)
-    await teacher.open(Path(sys.argv[1]))
-    request = Request(user("Tell a long story."), Sampling(max_tokens=200))
-    calls = [asyncio.create_task(teacher.generate(request)) for _ in range(4)]
-    await asyncio.sleep(0.5)
-    print("asked", flush=True)
-    print("answered", [bool(reply.text) for reply in await asyncio.gather(*calls)], flush=True)
-    calls = [asyncio.create_task(teacher.generate(request)) for _ in range(4)]
-    await asyncio.gather(*calls)
-
-if __name__ == "__main__":
-    asyncio.run(main())
-"""
+    return run(main())
 
 
 @pytest.mark.slow
-def test_ctrl_c_lets_the_requests_in_flight_end_and_a_kill_ends_the_engine(tmp_path: Path) -> None:
-    need_vllm()
-    (tmp_path / "program.py").write_text(PROGRAM)
-    program = subprocess.Popen(
-        [sys.executable, str(tmp_path / "program.py"), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "log").open("w"),
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "asked\n", (tmp_path / "log").read_text()
-        os.killpg(program.pid, signal.SIGINT)  # as a terminal does: to the engine's processes too
-        assert program.stdout.readline() == "answered [True, True, True, True]\n", (tmp_path / "log").read_text()
-        owned = below(program.pid)
-        assert any("VLLM" in said_by(p) for p in owned)
-    finally:
-        program.kill()
-        program.wait()
-    wait_until_gone(owned, 120)
+def test_an_adapter_is_the_merged_model(adapted: VLLM, vllm: VLLM, folders: tuple[Path, Path], tmp_path: Path) -> None:
+    assert adapted.name.startswith("vllm:SmolLM2-135M-Instruct?lora=mine@")
+    merged = Local(str(folders[1]), dtype="float32")
+    bare, ours, whole = (view(teacher, tmp_path) for teacher in (vllm, adapted, merged))
+    run(merged.aclose())
+    assert ours.token_ids.tolist() == whole.token_ids.tolist()
+    moved = np.abs(bare.token_logprobs - whole.token_logprobs).max()
+    assert moved > 1.0, "else this test sees nothing"
+    np.testing.assert_allclose(ours.token_logprobs, whole.token_logprobs, atol=0.02)
+
+
+@pytest.mark.slow
+def test_an_adapter_that_does_not_fit_is_refused_before_the_first_request_and_leaves_no_process(
+    adapted: VLLM, folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last test of the engine: it is opened once more, with another adapter, in place of a new engine's start."""
+    from safetensors.torch import load_file, save_file
+
+    wrong = tmp_path / "wrong"
+    shutil.copytree(folders[0], wrong)
+    file = wrong / "adapter_model.safetensors"
+    save_file({name.replace("o_proj", "z_proj"): part for name, part in load_file(file).items()}, file)
+    engine, adapted._engine, adapted._adapter = adapted._engine, None, Adapter.load(str(wrong))
+    assert run(engine.remove_lora(1))
+    adapted._guard.dismiss()
+    monkeypatch.setattr(adapted, "_start", lambda guard, log: engine)
+    assert any("VLLM" in said_by(p) for p in below(os.getpid()))
+    with pytest.raises(ConfigError, match=r"does not take the adapter.*z_proj"):
+        run(adapted.open(tmp_path))
+    assert below(os.getpid()) == []
+    (error,) = together(adapted, ask("Hi"))
+    assert isinstance(error, TeacherUnavailable) and "not open" in str(error)
 
 
 def test_how_it_is_named_and_set_up() -> None:

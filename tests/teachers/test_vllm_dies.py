@@ -4,41 +4,43 @@ on."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from engines import below, need_vllm, said_by, wait_until, wait_until_gone
 from killing import KDAUG, journalled, of_group
 
+from kdaug.cli import main
 from kdaug.dataset import Dataset
 
 pytestmark = pytest.mark.slow
-PROMPTS = 24
+PROMPTS = 32
 
 
 def command(folder: Path) -> list[str]:
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"prompt": f"Count to {i}."}) + "\n" for i in range(PROMPTS)), "utf-8")
     options = ["--set", "respond.max_tokens=48", "--set", "respond.keep_cut=true", "--out", str(folder / "run")]
-    return [
-        *KDAUG,
-        "run",
-        "respond",
-        "--seeds",
-        str(prompts),
-        "--teacher",
-        "vllm:?max_model_len=1024&concurrency=4",
-        *options,
-    ]
+    teacher = "vllm:?max_model_len=1024&concurrency=4"
+    return ["run", "respond", "--seeds", str(prompts), "--teacher", teacher, *options, "--quiet"]
 
 
-def test_a_run_whose_engine_is_killed_says_so_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_or_whose_engine_is_ends_all_and_goes_on_from_there(tmp_path: Path) -> None:
     need_vllm()
     out = tmp_path / "run"
-    process = subprocess.Popen(command(tmp_path), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*KDAUG, *command(tmp_path)])
     wait_until(lambda: journalled(out) >= 4 or process.poll() is not None)
+    owned = below(process.pid)
+    assert any("VLLM" in said_by(p) for p in owned)
+    process.kill()
+    assert process.wait() < 0, "it was killed, and did not end by itself"
+    wait_until_gone(owned, 120)
+
+    known = journalled(out)
+    process = subprocess.Popen([*KDAUG, *command(tmp_path)], stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: journalled(out) >= known + 4 or process.poll() is not None)
     owned = below(process.pid)
     max(owned, key=lambda p: p.memory_info().rss).kill()
     _, said = process.communicate(timeout=120)
@@ -48,22 +50,22 @@ def test_a_run_whose_engine_is_killed_says_so_and_goes_on_from_there(tmp_path: P
     assert "the same command goes on from here" in said
     wait_until_gone(owned)
     known = journalled(out)
-    assert 4 <= known < PROMPTS
-    subprocess.run([*command(tmp_path), "--quiet"], check=True)
+    assert 8 <= known < PROMPTS
+
+    assert main(command(tmp_path)) == 0
     assert journalled(out) == PROMPTS, "nothing was asked twice"
     assert len(Dataset(out)) == PROMPTS
+    assert below(os.getpid()) == []
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.07])
-def test_an_engine_that_was_started_this_moment_ends_with_its_owner(tmp_path: Path, delay: float) -> None:
+def test_an_engine_that_was_started_this_moment_ends_with_its_owner(tmp_path: Path) -> None:
     need_vllm()
-    process = subprocess.Popen([*command(tmp_path), "--quiet"], start_new_session=True)
+    process = subprocess.Popen([*KDAUG, *command(tmp_path)], start_new_session=True)
 
     def has_begun() -> bool:
         return process.poll() is not None or any("spawn_main" in said_by(p) for p in below(process.pid))
 
     wait_until(has_begun, every=0.003)
-    time.sleep(delay)
     process.kill()
     assert process.wait() < 0, "it was killed, and did not end by itself"
     wait_until_gone(of_group(process.pid))
