@@ -1,4 +1,4 @@
-"""`kdaug …` in a process of its own, forked from one that has imported what training imports: some ten seconds each."""
+"""`kdaug …` in a process of its own, forked from one that has imported what training imports: that takes seconds."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ CONTEXT.set_forkserver_preload(
 )
 
 
-def start(command: Sequence[str], log: Path | None = None, **environment: str) -> ForkServerProcess:
-    """`kdaug` with these words; what it says goes into the log. Its `exitcode` is that of the command, or -SIGNAL."""
-    process = CONTEXT.Process(target=_kdaug, args=(list(command), str(log or os.devnull), environment), daemon=True)
+def start(command: Sequence[str] | str, log: Path | None = None, **environment: str) -> ForkServerProcess:
+    """`kdaug` with these words, or Python code; what it says goes into the log. Its `exitcode` is that of the command,
+    or -SIGNAL."""
+    process = CONTEXT.Process(target=_run, args=(command, str(log or os.devnull), environment), daemon=True)
     process.start()
     return process
 
@@ -47,11 +48,14 @@ def check(*processes: ForkServerProcess) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-def _kdaug(command: list[str], log: str, environment: dict[str, str]) -> None:
+def _run(command: Sequence[str] | str, log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     with Path(log).open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    from kdaug.cli import main
+    if isinstance(command, str):
+        exec(command, {"__name__": "__main__"})
+    else:
+        from kdaug.cli import main
 
-    sys.exit(main(command))
+        sys.exit(main(command))

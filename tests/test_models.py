@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import check, start
 from servers.run import free_port
 
 from kdaug.errors import ConfigError
@@ -160,20 +158,10 @@ print(find_model().path)
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str], list[str]]:
     """The embedded model, asked for by two processes at once: (its folder, what they printed, what they logged)."""
-    environment = {**os.environ, "KDAUG_CACHE": str(tmp_path_factory.mktemp("cache"))}
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-c", FIND],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    ended = [process.communicate(timeout=600) for process in pair]
-    assert [process.returncode for process in pair] == [0, 0], ended
-    printed, logged = ([part.strip() for part in parts] for parts in zip(*ended, strict=True))
+    cache, logs = tmp_path_factory.mktemp("cache"), [tmp_path_factory.mktemp("logs") / name for name in "ab"]
+    check(*(start(FIND, log, KDAUG_CACHE=str(cache)) for log in logs))
+    said = [log.read_text().splitlines() for log in logs]
+    printed, logged = [lines[-1] for lines in said], ["\n".join(lines[:-1]) for lines in said]
     return Path(printed[0]), printed, logged
 
 

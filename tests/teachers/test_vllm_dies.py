@@ -24,13 +24,13 @@ def command(folder: Path) -> list[str]:
     prompts.write_text("".join(json.dumps({"prompt": f"Count to {i}."}) + "\n" for i in range(PROMPTS)), "utf-8")
     options = ["--set", "respond.max_tokens=48", "--set", "respond.keep_cut=true", "--out", str(folder / "run")]
     teacher = "vllm:?max_model_len=1024&concurrency=4"
-    return ["run", "respond", "--seeds", str(prompts), "--teacher", teacher, *options, "--quiet"]
+    return ["run", "respond", "--seeds", str(prompts), "--teacher", teacher, *options]
 
 
 def test_a_run_that_is_killed_or_whose_engine_is_ends_all_and_goes_on_from_there(tmp_path: Path) -> None:
     need_vllm()
     out = tmp_path / "run"
-    process = subprocess.Popen([*KDAUG, *command(tmp_path)])
+    process = subprocess.Popen([*KDAUG, *command(tmp_path), "--quiet"])
     wait_until(lambda: journalled(out) >= 4 or process.poll() is not None)
     owned = below(process.pid)
     assert any("VLLM" in said_by(p) for p in owned)
@@ -52,7 +52,7 @@ def test_a_run_that_is_killed_or_whose_engine_is_ends_all_and_goes_on_from_there
     known = journalled(out)
     assert 8 <= known < PROMPTS
 
-    assert main(command(tmp_path)) == 0
+    assert main([*command(tmp_path), "--quiet"]) == 0
     assert journalled(out) == PROMPTS, "nothing was asked twice"
     assert len(Dataset(out)) == PROMPTS
     assert below(os.getpid()) == []
@@ -60,7 +60,7 @@ def test_a_run_that_is_killed_or_whose_engine_is_ends_all_and_goes_on_from_there
 
 def test_an_engine_that_was_started_this_moment_ends_with_its_owner(tmp_path: Path) -> None:
     need_vllm()
-    process = subprocess.Popen([*KDAUG, *command(tmp_path)], start_new_session=True)
+    process = subprocess.Popen([*KDAUG, *command(tmp_path), "--quiet"], start_new_session=True)
 
     def has_begun() -> bool:
         return process.poll() is not None or any("spawn_main" in said_by(p) for p in below(process.pid))

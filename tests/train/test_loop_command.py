@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from forked import start
 
 from kdaug.cli import main
 from kdaug.dataset import Dataset
@@ -57,21 +56,27 @@ def test_two_rounds_of_spin(command: list[str], tiny: Path, tmp_path: Path, caps
     assert "round 1" in capsys.readouterr().out
 
 
+def steps(out: Path) -> int:
+    """Of all its trainings."""
+    return sum(file.read_bytes().count(b"\n") for file in out.rglob("metrics.jsonl"))
+
+
 @pytest.mark.slow
 def test_killed_again_and_again_it_ends_with_the_same_students(command: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main([*command, "--out", str(whole)]) == 0
-    rng = Random(7)
+    rng, ended = Random(7), []
     for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "kdaug", *command, "--out", str(parts)], stderr=subprocess.DEVNULL
-        )
-        time.sleep(4 + 4 * rng.random())
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    subprocess.run(
-        [sys.executable, "-m", "kdaug", *command, "--out", str(parts)], check=True, stderr=subprocess.DEVNULL
-    )
+        goal = steps(parts) + rng.randint(1, steps(whole) // 4)
+        process = start([*command, "--out", str(parts)])
+        while process.is_alive() and steps(parts) < goal:
+            time.sleep(0.005)
+        time.sleep(rng.random())  # into what comes between two trainings
+        process.kill()
+        process.join()
+        ended.append(process.exitcode)
+    assert ended[0] == -signal.SIGKILL and set(ended) <= {-signal.SIGKILL, 0}
+    assert main([*command, "--out", str(parts)]) == 0
     figures = [[(r["records"], r["figure"]) for r in told(out)["rounds"]] for out in (whole, parts)]
     assert figures[0] == figures[1] and len(figures[0]) == 2
     for student in ("start/student", "round-0/student", "round-1/student"):

@@ -90,8 +90,8 @@ def test_label_smoothing_must_stay_below_one_half(tiny: Path, pairs: list[Record
 
 @pytest.mark.slow
 def test_the_shipped_student_learns_a_preference(pairs: list[Record], out: Path) -> None:
-    how = DPO(epochs=3, lr=5e-6, length=512, batch=2, accumulate=2)
-    how.fit(pairs[:8], student=find_model().path, out=out)
+    how = DPO(epochs=1, lr=1e-5, length=256, batch=1, accumulate=1)
+    how.fit(pairs[:4], student=find_model().path, out=out)
     first, *_, last = metrics(out)
     assert first["loss"] == pytest.approx(math.log(2), abs=0.02)
     assert last["margin"] > first["margin"] + 1

@@ -196,9 +196,9 @@ def test_few_steps_are_warned_of(
 def test_the_shipped_student_learns_from_a_few_steps(out: Path) -> None:
     records = [
         Record(prompt=user(f"What is {n} and {n}?"), completion=assistant(f"Together they are {2 * n}."))
-        for n in range(40)
+        for n in range(14)
     ]
-    how = SFT(epochs=2, lr=1e-4, length=256, accumulate=2)
-    how.fit(records[:32], student=find_model().path, out=out)
-    before, after = evaluate(find_model().path, records[32:]), evaluate(out, records[32:])
+    how = SFT(epochs=1, lr=2e-4, length=128, accumulate=1)
+    how.fit(records[:10], student=find_model().path, out=out)
+    before, after = (evaluate(model, records[10:], length=128) for model in (find_model().path, out))
     assert after.nll < before.nll - 0.5
