@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,20 @@ def read_text(path: Path, wanted: str) -> str | None:
     return None
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Within, one reading of a file serves all who ask: it takes seconds, and transformers reads it for the
+    configuration, the tokenizer and the weights, and makes the table of names anew for each module."""
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = (cache(function) for function in before)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = before
+
+
 def convert(file: Path, folder: Path) -> None:
     """Writes the model of a GGUF file as transformers saves one: safetensors in bfloat16, tokenizer, chat template.
 
@@ -54,13 +71,13 @@ def convert(file: Path, folder: Path) -> None:
     """
     for module in ("torch", "transformers", "gguf", "accelerate"):
         require(module, "local", f"the model {file.name}")
+    import gguf
     import torch
-    from gguf import GGUFReader
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with quiet():
+    with quiet(), _read_once():
         try:
-            fields = {key: field.contents() for key, field in GGUFReader(str(file)).fields.items()}
+            fields = {key: field.contents() for key, field in gguf.GGUFReader(str(file)).fields.items()}
             tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
             model = AutoModelForCausalLM.from_pretrained(
                 str(file.parent),
