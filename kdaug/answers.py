@@ -50,7 +50,7 @@ def same_answer(text: str, reference: str) -> bool:
     has none), compared exactly ("1,234." is 1234, "0.50" is 1/2, "1e3" is 1000). Else: the same text, whatever its
     case, spacing and the punctuation round it. What the solution says not to be the answer never is.
     """
-    if denied(text):
+    if denied(text) and not denied(reference):
         return False
     wanted, given = final_answer(reference), final_answer(text)
     if (number := as_number(wanted)) is not None:

@@ -351,10 +351,9 @@ def checkpoint_id(model: str) -> str:
 
 
 def _is_over(run: Path) -> bool:
-    """Whether a run came to its end, and not to a cap or a stop."""
+    """Whether a run came to its end, so that it asks nothing more."""
     file = run / "run.json"
-    by = orjson.loads(file.read_bytes())["ended_by"] if file.is_file() else ""
-    return by not in ("", *CAPS, "max_time", "interrupted", "failed")
+    return file.is_file() and orjson.loads(file.read_bytes())["ended_by"] in ("source", "target")
 
 
 def _kept(run: Path, kind: str) -> list[Record]:

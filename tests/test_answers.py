@@ -32,6 +32,7 @@ from kdaug.answers import ballot, final_answer, last_number, same_answer
         (r"\boxed{2\pi}", r"$2\pi$"),
         ("Answer: (b).", "B"),
         ("Answer: paris.", "Paris"),
+        ("Answer: x is not 3.", "x is not 3"),
         (r"\boxed{\text{Ann}}", r"Hence \boxed{\text{Ann}}"),
     ],
 )

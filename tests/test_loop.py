@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
+from kdaug.cli.looping import table
 from kdaug.errors import ConfigError
 from kdaug.generators.llm2llm import LLM2LLM
 from kdaug.generators.rest_em import RestEM
-from kdaug.loop import Rounds, checkpoint_id, loop
+from kdaug.loop import Round, Rounds, checkpoint_id, loop
 from kdaug.loop_plan import Measure, Plan
 from kdaug.progress import Log
 from kdaug.recipe import Recipe
@@ -378,3 +379,22 @@ def test_a_student_is_not_measured_by_what_it_learns_from(base: str, tmp_path: P
 def test_plans_that_cannot_work_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Plan(train=Practice(), **fields)
+
+
+def test_the_table_says_what_is_new_and_why_it_ended(tmp_path: Path) -> None:
+    rounds = (Round(0, "a", "b", "c", 12, None, 12), Round(1, "a", "b", "c", 9, None, 0))
+    came = Rounds(tmp_path, None, rounds, "nothing_kept", "dropped 12 (rest_em:cut 12); kdaug show x")
+    lines = table(came)
+    assert lines[1].endswith(" 12 kept") and lines[2].endswith(" 9 kept (0 new)")
+    assert "ended by nothing_kept: dropped 12 (rest_em:cut 12); kdaug show x" in lines
+
+
+def test_a_loop_of_an_earlier_version_goes_on(base: str, tmp_path: Path) -> None:
+    out, plan = tmp_path / "loop", Plan(train=Practice())
+    go(base, out, plan, 1)
+    told = json.loads((out / "loop.json").read_text())
+    (out / "loop.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("described", "dataset")}))
+    assert go(base, out, plan, 2).ended == "rounds"
+    (out / "loop.json").write_text(json.dumps({k: v for k, v in told.items() if k not in ("described", "dataset")}))
+    with pytest.raises(ConfigError, match="another loop \\(recipe: "):
+        go(base, out, plan, 2, make=lambda more: Recipe(Each(SEEDS[1:]), [Stage(RestEM(samples=2, form=""))]))

@@ -65,7 +65,7 @@ def _loop(given: argparse.Namespace) -> int:
             log=Log(quiet=given.quiet),
             on_step=None if given.quiet else progress(EVERY),
         )
-    for line in _table(came):
+    for line in table(came):
         print(line)
     return came.exit_code
 
@@ -76,7 +76,7 @@ def played(engine: str, model: str) -> str:
     return f"{kind.rstrip(':')}:{model}{mark}{query}"
 
 
-def _table(came: Rounds) -> list[str]:
+def table(came: Rounds) -> list[str]:
     def shown(figure: float | None) -> str:
         return "" if figure is None else f"{figure:8.3f}"
 

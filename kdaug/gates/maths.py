@@ -43,7 +43,7 @@ class Maths(Gate):
         if isinstance(found, bool) or not isinstance(found, str | int | float) or not str(found).strip():
             return Drop("maths:no_reference")
         text, reference = text_of(record.completion), final_answer(str(found))
-        if denied(text):
+        if denied(text) and not denied(reference):
             return Drop("maths:denied", {"answer": shorten(final_answer(text)), "reference": shorten(reference)})
         if same_answer(text, reference):
             return None
