@@ -77,7 +77,12 @@ def push(upload: Upload, repo_id: str, *, private: bool, token: str | None, revi
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import validate_repo_id
 
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as e:
+        raise ConfigError(f"a {upload.kind} on the Hub has a name like owner/name: {shorten(str(e), 200)}") from e
     token = token or get_token()
     if not token:
         raise ConfigError("no token for the Hub: run `hf auth login`, set HF_TOKEN, or give token=")
@@ -92,8 +97,6 @@ def push(upload: Upload, repo_id: str, *, private: bool, token: str | None, revi
             if (status is not None and status not in TRANSIENT) or attempt == TRIES - 1:
                 raise _ours(e, status, repo_id) from e
             time.sleep(FIRST_WAIT * 2**attempt)
-        except HFValidationError as e:
-            raise ConfigError(f"a {upload.kind} on the Hub has a name like owner/name: {shorten(str(e), 200)}") from e
         except ValueError as e:  # the Hub's word on the card's head
             raise ConfigError(f"the Hub does not take {upload.folder / 'README.md'}: {shorten(str(e), 200)}") from e
         except OfflineModeIsEnabled as e:

@@ -416,3 +416,17 @@ def test_options_are_written_out(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as ended:
         run(tmp_path, "--seed", "3")
     assert ended.value.code == 2 and "--seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("repo", "says"),
+    [("badname", "'badname' is no name on the Hub: give owner/name"), ("me/a b", "has a name like owner/name")],
+)
+def test_a_name_that_the_hub_cannot_have_is_said_before_a_token_is_asked_for(
+    repo: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert run(tmp_path) == 0
+    capsys.readouterr()
+    assert main(["push", str(tmp_path / "run"), repo]) == 2
+    assert says in capsys.readouterr().err

@@ -202,6 +202,6 @@ result = [float(sum(w.abs().sum() for w in weights.values())), ModelCard.load("m
 from kdaug.train.publish import push_model
 result = attempt(push_model, {str(folder)!r}, "me/a b")
 """
-        assert client(hub, tmp_path / "hf", code).startswith(
-            "ConfigError: a model on the Hub has a name like owner/name"
-        )
+        wrong = "ConfigError: a model on the Hub has a name like owner/name"
+        assert client(hub, tmp_path / "hf", code).startswith(wrong)
+        assert client(hub, tmp_path / "hf", code, HF_TOKEN="").startswith(wrong)  # before it asks for a token

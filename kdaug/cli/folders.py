@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdaug.cli.command import add
+from kdaug.errors import ConfigError
 
 
 def add_init(commands: Any) -> None:
@@ -147,6 +148,8 @@ def _push(given: argparse.Namespace) -> int:
     from kdaug.dataset import Dataset
     from kdaug.train.publish import is_model, push_model
 
+    if given.repo.count("/") != 1:
+        raise ConfigError(f"{given.repo!r} is no name on the Hub: give owner/name")
     if is_model(given.folder):
         print(push_model(given.folder, given.repo, private=given.private, revision=given.revision))
     else:

@@ -24,16 +24,25 @@ from kdaug.train.origin import short_name, terms_by, trainings
 from kdaug.train.student import replacing
 
 PRUNED = "pruned"
+HASHED = {"student", "data", "teacher"}  # of the facts; the card has their names
+OFF = {"steps", "lora_rank", "weight_decay", "clip", "spike", "eval_every", "ema", "hidden", "on_policy", "centring"}
+PARTS = {  # settings that are of another one, which may be off
+    **dict.fromkeys(("lora_alpha", "lora_dropout", "lora_targets"), "lora_rank"),
+    **dict.fromkeys(("hidden_layers", "hidden_measure", "hidden_projection"), "hidden"),
+    **dict.fromkeys(("max_new_tokens", "sampling_temperature"), "on_policy"),
+}
 EMBEDDED = f"HuggingFaceTB/{SMOLLM2}"  # where the embedded model is from
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """The model that a student was made of: its `name` for people, its Hub id where it has one, and its terms."""
+    """The model that a student was made of: its `name` for people, its Hub id where it has one, its terms, and how many
+    layers it was cut to (0: it has all of them)."""
 
     name: str
     hub: str | None
     terms: Terms
+    layers: int = 0
 
 
 def write_card(folder: Path, told: Mapping[str, Any]) -> None:
@@ -55,6 +64,7 @@ def write_card(folder: Path, told: Mapping[str, Any]) -> None:
         base=base,
         terms=terms,
         told=told,
+        settings=_telling(told["facts"]),
         results=told["results"],
         data=data,
         data_name=short_name(data["source"]) if data else "",
@@ -63,6 +73,15 @@ def write_card(folder: Path, told: Mapping[str, Any]) -> None:
     )
     with replacing(folder / "README.md") as tmp:
         tmp.write_text(card + "\n", encoding="utf-8", newline="\n")
+
+
+def _telling(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say something: neither what is off or not of this loss, nor hashes of what has a name."""
+    off = {
+        name for name, value in facts.items() if value in (None, "") or value is False or (name in OFF and not value)
+    }
+    idle = {name for name, of in PARTS.items() if of in off}
+    return {name: value for name, value in facts.items() if name not in off | idle | HASHED}
 
 
 def rewrite_card(folder: Path) -> None:
@@ -91,8 +110,12 @@ def base_of(student: str) -> Base:
     if file.is_file():
         return base_of(orjson.loads(file.read_bytes())["student"])
     name, head = short_name(student), front_matter(Path(model.path) / "README.md")
-    hub = head.get("base_model") if PRUNED in (head.get("tags") or ()) else None
-    return Base(name, hub, Terms(model.licence) if model.licence else terms_of(name))
+    terms = Terms(model.licence) if model.licence else terms_of(name)
+    if PRUNED not in (head.get("tags") or ()):
+        return Base(name, None, terms)
+    config = orjson.loads((Path(model.path) / "config.json").read_bytes())
+    layers = config.get("text_config", config).get("num_hidden_layers", 0)
+    return Base(name, head.get("base_model"), terms, layers)
 
 
 def write_pruned_card(folder: Path, model: str, kept: Sequence[int], layers: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,10 @@ def test_a_card_says_what_the_student_is_made_of(tiny: Path, answers: list[Recor
     assert "kdaug run demo" in card and "stages:\n- respond" in card and "fingerprint `f00`" in card
     assert "![The loss](loss.png)" in card and "| `fake:echo` |" in card
     assert str(tmp_path) not in card  # no path of this machine
+    # Neither hashes nor what is off, but what was said.
+    listed = re.findall(r"^\| (\w+) \|", card, re.MULTILINE)
+    assert {"method", "epochs", "lr", "length", "seed", "warmup"} <= {*listed}
+    assert not {*listed} & {"student", "data", "steps", "lora_rank", "lora_alpha", "dora", "ema", "eval_every"}
     # The tiny base states no licence, so none is claimed; it is no model of the Hub, so none is named.
     assert front(out) == {
         "library_name": "transformers",
@@ -154,7 +159,9 @@ def test_a_pruned_model_hands_its_base_and_licence_on(
     student = FAST.fit(answers, student=short, out=tmp_path / "student")
     assert front(student)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert front(student)["license"] == "apache-2.0"
-    assert "`short`, trained with SFT" in (student / "README.md").read_text()
+    card = (student / "README.md").read_text()
+    cut = "`short`, cut to 3 layers from `HuggingFaceTB/SmolLM2-135M-Instruct`"
+    assert f"{cut}, trained with SFT" in card and f"The base model: {cut}, " in card
 
 
 def test_only_a_finished_model_is_pushed(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,23 @@ def test_margins_and_soft_labels_are_scores_of_the_records(tiny: Path, pairs: li
         first_loss("missing", pairs, margin="apart")
     with pytest.raises(ConfigError, match="soft labels"):
         replace(FAST, soft="probability", centring=0.1)
+
+
+def test_the_docs_python(
+    tiny: Path, pairs: list[Record], answers: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it stands there, but for shorter rows."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "kd.RewardModel" in block]
+    monkeypatch.chdir(tmp_path)
+    write_dataset(Path("runs/pairs"), lambda: pairs, facts={})
+    write_dataset(Path("runs/alpaca"), lambda: answers, held_out={a.id for a in answers[:6]}, facts={})
+    Path("models").mkdir()
+    Path("models/sft").symlink_to(tiny)
+    seen: dict[str, Any] = {}
+    exec(code.replace("epochs=1", "epochs=1, length=256").replace('"simpo")', '"simpo", length=256)'), seen)
+    assert seen["found"].records == 6 and seen["found"].kl >= 0
+    assert (tmp_path / "models" / "reward" / "model.safetensors").is_file()
 
 
 def test_with_lora_the_score_is_trained_as_a_whole(tiny: Path, pairs: list[Record], out: Path) -> None:
