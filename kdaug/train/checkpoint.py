@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from kdaug.errors import ConfigError, TrainError, shorten
+
+LOCK = "training.lock"
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Nobody else trains into the folder meanwhile. One that was made for this and stayed empty goes again.
+
+    Raises ConfigError where another process does, or the folder cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout as e:
+        raise ConfigError(f"another training is writing to {folder}: wait for it, or choose another folder") from e
+    except OSError as e:
+        raise ConfigError(f"{folder} cannot be written to: {e.strerror}") from e
+    try:
+        yield
+    finally:
+        if not (folder / "training.json").is_file():
+            (folder / LOCK).unlink(missing_ok=True)
+            with suppress(OSError):  # something is in it
+                folder.rmdir()
+        lock.release()
 
 
 @contextmanager

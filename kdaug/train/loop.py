@@ -10,6 +10,7 @@ Resuming is not a mode: the loop starts from the folder's checkpoint, which is a
       README.md         the model card
       adapter/          with LoRA: its matrices alone, for peft or vLLM; the model above has them merged
       bad_batches.jsonl batches that were not trained on (see guard.py), if there were any
+      training.lock     only while it is unfinished: one process at a time trains here
       checkpoint.pt     only while it is unfinished: weights, optimiser, random state
       best.pt           only while it is unfinished: the weights that did best on held-out records
 """
@@ -20,6 +21,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,7 +66,11 @@ def train(
     torch.set_num_threads(folder.threads or torch.get_num_threads())
     folder.threads = torch.get_num_threads()
     cuda = [student.device] if student.device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=cuda), joined(student.device) as world:
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=cuda))
+        world = stack.enter_context(joined(student.device))
+        if world.first and not how.dry_run:
+            stack.enter_context(folder.held())
         training = Training(how, student, units, objective, folder, held_out, world, begin, beside)
         training.resume()
         _advise(training)

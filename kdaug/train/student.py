@@ -23,6 +23,7 @@ from kdaug.errors import ConfigError, TrainError, shorten
 from kdaug.models import check_speaks
 from kdaug.train import attention
 from kdaug.train.batching import IGNORE, Batch, Document, Encoded, check_truncated, collate, pack
+from kdaug.train.checkpoint import LOCK, held
 from kdaug.train.checkpoint import replacing as replacing
 from kdaug.train.distributed import all_parts, whole
 from kdaug.train.losses import linear_logprobs, widen
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 ASIDE = "bad_batches.jsonl"  # batches whose step was not taken
-EARLY = ("reference.json", "reference.json.tmp")  # what a kill may leave of a training before training.json
+EARLY = ("reference.json", "reference.json.tmp", LOCK)  # what a kill may leave of a training before training.json
 LAST = -1  # a model's last layer, behind its norm: what its head is applied to
 TOLERANCE = 1e-3  # of log-probabilities in float32: packed or alone, by our head or the model's own
 ROUGHLY = 0.5  # in half precision, packed or alone: far above its noise, and below what another document would change
@@ -350,6 +351,14 @@ class Folder:
             raise ConfigError(f"{self.path} holds another training ({'; '.join(changed)}): choose another folder")
         return before
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else trains here meanwhile. Raises ConfigError where another process does, or just has."""
+        with held(self.path):
+            if self._before().get("status") == "finished":
+                raise ConfigError(f"another process has just finished the training of {self.path}")
+            yield
+
     def told(self, **more: Any) -> dict[str, Any]:
         """What training.json holds."""
         return {"facts": self.facts, **self.about, **more}
@@ -374,7 +383,13 @@ class Folder:
 
     def clear(self) -> None:
         """Remove what only an unfinished training needs."""
-        for left in (self.checkpoint, self.best, *all_parts(self.checkpoint), *self.path.glob("*.tmp")):
+        for left in (
+            self.path / LOCK,
+            self.checkpoint,
+            self.best,
+            *all_parts(self.checkpoint),
+            *self.path.glob("*.tmp"),
+        ):
             if left.is_dir():
                 shutil.rmtree(left)
             else:

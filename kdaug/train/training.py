@@ -141,7 +141,7 @@ class Training(Generic[Unit]):
         elif saved:
             self._put(saved["weights"])
             self._take_up(saved, saved)
-        if self.world.first:
+        if self.world.first and not self.how.dry_run:
             self.folder.rewind(self.step)
         self.world.wait()
         self.guard = Guard(self.how.spike, self.folder.metrics())

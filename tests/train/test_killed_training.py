@@ -84,3 +84,23 @@ def test_a_signal_ends_the_command_with_its_code_and_the_way_on(
     assert "the same command goes on from there" in said
     assert "Traceback" not in said
     assert (out / "checkpoint.pt").is_file()
+
+
+@pytest.mark.slow
+def test_one_process_at_a_time_trains_into_a_folder(
+    command: list[str], tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process = start([*command, "--out", str(out)])
+    wait_for(process, out, 2)
+    send(process, signal.SIGSTOP)
+    before = (out / "metrics.jsonl").read_bytes()
+    assert main([*command, "--out", str(out)]) == 2
+    assert f"another training is writing to {out}: wait for it" in capsys.readouterr().err
+    assert main([*command, "--out", str(out), "--dry-run"]) == 0  # looks only
+    assert (out / "metrics.jsonl").read_bytes() == before
+    send(process, signal.SIGCONT)
+    process.join()
+    assert process.exitcode == 0
+    assert not (out / "training.lock").exists()
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    assert (tmp_path / "whole/model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
