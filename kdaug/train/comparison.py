@@ -14,7 +14,7 @@ import orjson
 
 from kdaug.card import cell, code
 from kdaug.errors import ConfigError
-from kdaug.train.student import replacing
+from kdaug.train.checkpoint import replacing
 
 EVALUATION = "evaluation.jsonl"
 

@@ -24,6 +24,7 @@ from kdaug.teacher import Sampling
 from kdaug.train.batching import Document, collate, held_out_of
 from kdaug.train.divergences import DIVERGENCES, Tail
 from kdaug.train.features import Matching, Measure, Start
+from kdaug.train.folder import Folder
 from kdaug.train.foreign import ACROSS, FromForeign, Pair, pairs_of
 from kdaug.train.guide import Guide, Present, alone, remember, shared_vocabulary
 from kdaug.train.lesson import Lesson, lessons_of, run_of
@@ -33,7 +34,7 @@ from kdaug.train.memory import enough
 from kdaug.train.on_policy import OnPolicy, Plan, Sampler, by_itself
 from kdaug.train.settings import Settings, described, setting
 from kdaug.train.stored import Stored
-from kdaug.train.student import LAST, Folder, Student, Teaching, load, locate
+from kdaug.train.student import LAST, Student, Teaching, load, locate
 from kdaug.train.training import Begin, Objective, Training
 from kdaug.train.vocabularies import compare_vocabularies
 

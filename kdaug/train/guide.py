@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kdaug.chat import Chat
 from kdaug.errors import ConfigError, TrainError
 from kdaug.train.batching import Batch, Document, collate
+from kdaug.train.checkpoint import replacing
 from kdaug.train.lesson import Lesson
-from kdaug.train.student import LAST, Student, digest, load, replacing
+from kdaug.train.student import LAST, Student, digest, load
 from kdaug.train.vocabularies import compare_vocabularies
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ import orjson
 import kdaug
 from kdaug.errors import Interrupted, TrainError
 from kdaug.train.distributed import joined
+from kdaug.train.folder import ASIDE, Folder
 from kdaug.train.model_card import draw_curve, write_card
 from kdaug.train.preflight import forecast, tell
 from kdaug.train.settings import Settings
-from kdaug.train.student import ASIDE, Folder, Student
+from kdaug.train.student import Student
 from kdaug.train.training import Begin, Objective, Training, Unit
 from kdaug.train.training import OnStep as OnStep
 from kdaug.train.training import Step as Step

@@ -20,8 +20,8 @@ from kdaug.models import SMOLLM2, front_matter, locate_model
 from kdaug.prompts import render
 from kdaug.terms import Terms, shared_licence, terms_of
 from kdaug.train import comparison
+from kdaug.train.checkpoint import replacing
 from kdaug.train.origin import short_name, terms_by, trainings
-from kdaug.train.student import replacing
 
 PRUNED = "pruned"
 HASHED = {"student", "data", "teacher"}  # of the facts; the card has their names

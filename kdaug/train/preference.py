@@ -21,6 +21,7 @@ from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
 from kdaug.record import Record
 from kdaug.train.batching import Encoded, Trainable, encode, encode_held_out
+from kdaug.train.folder import Folder
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.pairs import Pair, PairObjective
@@ -28,7 +29,7 @@ from kdaug.train.preference_losses import F_DIVERGENCES, PREFERENCE_LOSSES, kto,
 from kdaug.train.ranked import RANKING_LOSSES, Lists, RankedObjective, rankings
 from kdaug.train.reference import forget, reference_logprobs
 from kdaug.train.settings import Settings, setting
-from kdaug.train.student import Folder, Student, load, locate
+from kdaug.train.student import Student, load, locate
 from kdaug.train.training import Objective
 from kdaug.train.unpaired import Judged, JudgedObjective, mismatched
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from kdaug.device import quiet
 from kdaug.errors import ConfigError
+from kdaug.train.folder import check_free
 from kdaug.train.model_card import write_pruned_card
-from kdaug.train.student import check_free, locate, readable
+from kdaug.train.student import locate, readable
 
 
 def prune(model: str | Path, layers: int, out: str | Path) -> Path:

@@ -10,7 +10,9 @@ from typing import Any
 import orjson
 
 from kdaug.train.batching import Document
-from kdaug.train.student import Folder, Student, replacing
+from kdaug.train.checkpoint import replacing
+from kdaug.train.folder import Folder
+from kdaug.train.student import Student
 
 REFERENCE = "reference.json"
 

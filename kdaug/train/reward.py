@@ -17,12 +17,13 @@ from kdaug.device import pick_device, threads
 from kdaug.errors import BadRequest, ConfigError, TrainError
 from kdaug.record import Messages, Record
 from kdaug.train.batching import IGNORE, Document, Encoded, Trainable, collate, encode, encode_held_out
+from kdaug.train.folder import Folder
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.preference import probability, without
 from kdaug.train.reward_losses import accuracy, bradley_terry, soft_bradley_terry
 from kdaug.train.settings import Settings, setting
-from kdaug.train.student import TOLERANCE, Folder, Student, loading, locate, packed, precision_of
+from kdaug.train.student import TOLERANCE, Student, loading, locate, packed, precision_of
 
 if TYPE_CHECKING:
     from torch import Tensor

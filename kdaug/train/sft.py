@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from kdaug.chat import Chat
 from kdaug.device import pick_device, threads
 from kdaug.train.batching import Document, Encoded, collate, encode_held_out
+from kdaug.train.folder import Folder
 from kdaug.train.loop import OnStep, train
 from kdaug.train.memory import enough
 from kdaug.train.settings import Settings
-from kdaug.train.student import Folder, Student, load, locate
+from kdaug.train.student import Student, load, locate
 
 if TYPE_CHECKING:
     from torch import Tensor

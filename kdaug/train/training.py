@@ -19,11 +19,12 @@ from kdaug.train.average import Average
 from kdaug.train.batching import Document
 from kdaug.train.checkpoint import check_facts, read_state, write_state
 from kdaug.train.distributed import World, all_parts, fill, gathered, read_about, read_parts, shard, whole, write_parts
+from kdaug.train.folder import ASIDE, Folder
 from kdaug.train.guard import IN_A_ROW, Guard
 from kdaug.train.lora import Adapter
 from kdaug.train.settings import Settings
 from kdaug.train.stopping import Stop
-from kdaug.train.student import ASIDE, Folder, Student
+from kdaug.train.student import Student
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,8 @@ from kdaug.device import pick_device, threads
 from kdaug.errors import ConfigError
 from kdaug.record import Record, assistant, user
 from kdaug.train.batching import IGNORE, Document, collate
-from kdaug.train.student import digest, load, replacing
+from kdaug.train.checkpoint import replacing
+from kdaug.train.student import digest, load
 
 
 def test_a_student_is_known_by_its_content_not_its_path(tmp_path: Path, make_model: Callable[..., Path]) -> None:
