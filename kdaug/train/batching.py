@@ -37,9 +37,9 @@ Trainable: TypeAlias = Literal["completion", "preference", "unpaired"]
 _WAY_OUT = {
     "prompt": "a prompt has no answer yet: generate answers first",
     "preference": "pairs are for `train reward`, and for `train preference` with --loss dpo, simpo or another of "
-    "pairs; for SFT on the better answers have each as the completion, with no rejected one",
-    "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones, "
-    "without their labels",
+    'pairs; for SFT on the better answers call "chosen" "completion" and leave "rejected" out',
+    "unpaired": "answers labelled good or bad are for `train preference --loss kto`; for SFT keep the good ones and "
+    'leave "label" out',
     "completion": "single answers are for SFT and distillation, or with a score for `train preference --loss rrhf` "
     "and pro; pairs have a rejected one as well, and kto wants a label",
 }

@@ -59,8 +59,11 @@ def _record(data: Encoded, place: int, chat: Chat, colour: bool) -> Iterator[str
 
 
 def _text(document: Document, chat: Chat, colour: bool) -> str:
-    """Targets are shifted: a token is trained where the position before it predicts it."""
+    """Targets are shifted: a token is trained where the position before it predicts it. A reward predicts none: it is
+    read at the last token itself."""
     trained = [False, *(target != IGNORE for target in document.targets[:-1])]
+    if document.targets[-1] != IGNORE:
+        trained = [*[False] * (len(document) - 1), True]
     special = {*chat.tokenizer.all_special_ids, *chat.tokenizer.added_tokens_decoder}
     tokens = zip(document.ids, trained, strict=True)
     runs = groupby(tokens, lambda token: (token[1], colour and token[0] in special))

@@ -12,6 +12,7 @@ from kdaug.cli import main
 from kdaug.record import Record, assistant, user
 from kdaug.train.batching import encode
 from kdaug.train.inspection import PLAIN, SEEN, SPECIAL, TRAINED, inspect
+from kdaug.train.reward import RewardModel
 
 RECORD = Record(prompt=user("Wet?"), completion=assistant("Yes.\nVery."))
 
@@ -45,6 +46,12 @@ def test_both_answers_of_a_pair_are_shown(tiny: Path, pairs: list[Record]) -> No
     said = inspect(encode(pairs, "preference", chat, 256), chat, 2, colour=False)
     assert said.count(", chosen:") == said.count(", rejected:") == said.count("⟦No idea at all, sorry.<|im_end|>⟧") == 2
     assert f"record {pairs[0].id}" in said and f"record {pairs[6].id}" in said  # spread over the data
+
+
+def test_of_a_reward_the_token_is_marked_at_which_it_is_read(tiny: Path, pairs: list[Record]) -> None:
+    chat = Chat.load(tiny)
+    said = inspect(RewardModel(length=256).encoded(pairs, chat), chat, 1, colour=False)
+    assert "No idea at all, sorry.<|im_end|>⟦↵\n⟧" in said and said.count("⟦") == 3  # of each answer, and the legend
 
 
 def test_lists_are_shown_with_rank_and_score_and_what_the_loss_lacks_is_said(
