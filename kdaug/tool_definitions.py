@@ -8,10 +8,11 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import logging
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,13 @@ from typing import Any, Literal
 
 import orjson
 
+from kdaug import openapi
 from kdaug.address import load_class
 from kdaug.errors import ConfigError, require, shorten
 from kdaug.mcp_session import client_of, tools_of
 from kdaug.prompts import shipped
 from kdaug.record import Json
+from kdaug.references import Unresolved, standing_alone
 from kdaug.structured import Form, form_of
 from kdaug.teacher import Until, patiently
 
@@ -32,7 +35,7 @@ from kdaug.teacher import Until, patiently
 BESIDE: Mapping[str, bool] = {"beside": True, "fingerprint": False}
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,63}")
 _TYPES = {"str": "string", "int": "integer", "float": "number", "bool": "boolean", "list": "array", "dict": "object"}
-_VERBS = ("get", "put", "post", "delete", "patch", "head", "options")
+LOG = logging.getLogger("kdaug")
 
 
 @dataclass(frozen=True)
@@ -191,7 +194,7 @@ def calls_schema(offered: Sequence[Definition]) -> dict[str, Any]:
 
 
 def _call_schema(definition: Definition) -> dict[str, Any]:
-    properties = {"name": {"const": definition.name}, "arguments": definition.closed}
+    properties = {"name": {"const": definition.name}, "arguments": standing_alone(definition.closed)}
     return {
         "type": "object",
         "properties": properties,
@@ -220,41 +223,28 @@ def _of_document(source: str) -> Iterator[Definition]:
         yield from_json(plain, f"{source}: tool {number}")
 
 
-def from_openapi(document: Mapping[str, Any], where: str) -> Iterator[Definition]:
-    """The operations of an OpenAPI document: parameters of path and query, and the fields of a JSON body. A `$ref`
-    within the document is put in place. Raises ConfigError for one that leads nowhere or round in a circle."""
-    for path, item in document["paths"].items():
-        item = _resolved(item, document, where)
-        for verb in _VERBS:
-            if (operation := item.get(verb)) is None:
+def from_openapi(
+    document: Mapping[str, Any], where: str, left: Callable[[str], None] = LOG.warning
+) -> Iterator[Definition]:
+    """The operations of an OpenAPI document (see kdaug/openapi.py). `left` is told, in a line, of each that cannot be
+    told as a tool. Raises ConfigError for a document without any other, and for two operations of one name."""
+    known: dict[str, openapi.Place] = {}
+    why: list[str] = []
+    try:
+        for place in openapi.places(document):
+            try:
+                made = Definition(place.name, place.description, openapi.arguments(place, document))
+            except (Unresolved, ConfigError) as e:
+                why.append(f"{where}: the operation {place} is left out: {e}")
+                left(why[-1])
                 continue
-            name = operation.get("operationId") or re.sub(r"\W+", "_", f"{verb} {path}").strip("_")
-            fields, required = {}, []
-            for one in (*item.get("parameters", ()), *operation.get("parameters", ())):
-                told = one.get("schema") or {key: one[key] for key in ("type", "enum") if key in one}
-                fields[one["name"]] = {"description": one["description"], **told} if "description" in one else told
-                required += [one["name"]] * bool(one.get("required") or one.get("in") == "path")
-            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
-            fields |= body.get("properties", {})
-            required += body.get("required", ())
-            told = operation.get("description") or operation.get("summary") or ""
-            schema = {"type": "object", "properties": fields, "required": list(dict.fromkeys(required))}
-            yield Definition(re.sub(r"[^\w.-]", "_", name)[:64], told, schema)
-
-
-def _resolved(value: Any, document: Mapping[str, Any], where: str, within: tuple[str, ...] = ()) -> Any:
-    if isinstance(value, list):
-        return [_resolved(item, document, where, within) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    if isinstance(ref := value.get("$ref"), str):
-        found: Any = document
-        for step in ref.removeprefix("#/").split("/"):
-            found = found.get(step) if isinstance(found, Mapping) else None
-        if not ref.startswith("#/") or found is None or ref in within:
-            raise ConfigError(f"{where}: $ref {ref!r} leads out of the document, nowhere, or round in a circle")
-        return _resolved(found, document, where, (*within, ref))
-    return {key: _resolved(inner, document, where, within) for key, inner in value.items()}
+            if (other := known.setdefault(made.name, place)) is not place:
+                raise ConfigError(f"{where}: {other} and {place} have one name, {made.name}: give other operationIds")
+            yield made
+    except Unresolved as e:
+        raise ConfigError(f"{where}: {e}") from e
+    if why and not known:
+        raise ConfigError(why[0])
 
 
 def _of_object(tool: Any, where: str) -> Definition:

@@ -36,6 +36,8 @@ ROWS = (
             "schemas",
             "harness",
             "programs",
+            "references",
+            "openapi",
             "tool_definitions",
             "mcp_session",
             "toolbox",

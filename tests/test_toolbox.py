@@ -14,6 +14,7 @@ import pytest
 from scripted import Scripted, in_turn
 
 import kdaug as kd
+from kdaug import schemas
 from kdaug.errors import ConfigError
 from kdaug.generator import Generate
 from kdaug.generators.apigen import ApiGen
@@ -25,7 +26,7 @@ from kdaug.recipes import stages_in
 from kdaug.record import Record, user
 from kdaug.scaffold import scaffold_method
 from kdaug.source import Each
-from kdaug.tool_definitions import Definition, definitions
+from kdaug.tool_definitions import Definition, calls_schema, definitions, from_openapi
 from kdaug.toolbox import Call, Observation, Toolbox, same_calls
 
 ADD = Definition(
@@ -118,6 +119,154 @@ def test_an_openapi_document(tmp_path: Path) -> None:
     file.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match="leads out of the document"):
         definitions(str(file))
+
+
+PET = {"type": "object", "properties": {"id": {"type": "integer"}}, "required": ["id"]}
+
+
+def api(*, schemas: Any = None, path: str = "/pets", **operation: Any) -> dict[str, Any]:
+    """A document of one operation."""
+    return {"paths": {path: {"post": {"operationId": "op", **operation}}}, "components": {"schemas": schemas or {}}}
+
+
+def told(document: dict[str, Any]) -> Definition:
+    (only,) = from_openapi(document, "api.json")
+    return only
+
+
+def body_of(schema: Any, media: str = "application/json", **more: Any) -> Any:
+    return {"content": {media: {"schema": schema}}, **more}
+
+
+DOG = {
+    "allOf": [{"$ref": "#/components/schemas/Pet"}, {"properties": {"bark": {"type": "string"}}, "required": ["bark"]}]
+}
+
+
+@pytest.mark.parametrize(
+    "media",
+    ["application/json", "application/json; charset=utf-8", "application/vnd.api+json", "multipart/form-data",
+     "application/x-www-form-urlencoded"],
+)  # fmt: skip
+def test_the_fields_of_a_body_are_arguments(media: str) -> None:
+    tool = told(api(schemas={"Pet": PET}, requestBody=body_of(DOG, media)))
+    assert tool.parameters["properties"] == {"id": {"type": "integer"}, "bark": {"type": "string"}}
+    assert tool.required == ("id", "bark")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"oneOf": [PET, {"type": "object", "properties": {"name": {"type": "string"}}}]},
+        {"anyOf": [PET]},
+        {"type": "array", "items": PET},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {**PET, "minProperties": 1},
+        {"type": "string"},
+        {"allOf": [{"oneOf": [PET]}, PET]},
+        {"type": "object"},
+        {},
+    ],
+)
+def test_a_body_that_is_no_plain_object_is_one_argument(schema: Any) -> None:
+    tool = told(api(requestBody=body_of(schema, required=True), parameters=[{"name": "id", "in": "query"}]))
+    assert tool.parameters["properties"] == {"id": {}, "body": schema} and tool.required == ("body",)
+
+
+def test_a_body_with_a_field_of_a_parameters_name_is_one_argument() -> None:
+    tool = told(api(path="/pets/{id}", parameters=[{"name": "id", "in": "path"}], requestBody=body_of(PET)))
+    assert tool.parameters["properties"] == {"id": {}, "body": PET} and tool.required == ("id", "body")
+
+
+def test_a_body_that_may_be_left_out() -> None:
+    wide = {**PET, "properties": {**PET["properties"], "name": {}}}  # type: ignore[dict-item] # JSON
+    tool = told(api(requestBody=body_of(wide, required=False)))
+    flaws = [asyncio.run(tool.flaw(arguments)) for arguments in ({}, {"id": 1}, {"id": 1, "name": 2}, {"name": 2})]
+    assert [bool(wrong) for wrong in flaws] == [False, False, False, True]
+    assert told(api(requestBody=body_of([], required=False) | {"content": {"text/plain": {}}})).required == ()
+
+
+def test_parameters_keep_all_that_is_said_of_them() -> None:
+    swagger = {"name": "tags", "in": "query", "type": "array", "items": {"type": "string"}, "maxItems": 3,
+               "collectionFormat": "csv", "description": "which"}  # fmt: skip
+    page = {"name": "page", "in": "query", "type": "integer", "minimum": 1, "default": 1, "format": "int32"}
+    by_content = {"name": "filter", "in": "query", "content": {"application/json": {"schema": PET}}}
+    old = {"name": "pet", "in": "body", "schema": {"type": "object", "properties": {"name": {"type": "string"}}}}
+    key = {"name": "Authorization", "in": "header", "type": "string"}
+    assert told(api(parameters=[swagger, page, by_content, old, key])).parameters["properties"] == {
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3, "description": "which"},
+        "page": {"type": "integer", "minimum": 1, "default": 1, "format": "int32"},
+        "filter": PET,
+        "name": {"type": "string"},
+    }
+
+
+def test_what_openapi_3_0_says_in_its_own_way() -> None:
+    fields = {
+        "a": {"type": "integer", "minimum": 0, "exclusiveMinimum": True, "maximum": 9, "exclusiveMaximum": False},
+        "b": {"type": "string", "nullable": True, "enum": ["x"]},
+        "c": {"allOf": [PET], "nullable": True},
+        "nullable": {"type": "string"},
+    }
+    assert told(api(requestBody=body_of({"type": "object", "properties": fields}))).parameters["properties"] == {
+        "a": {"type": "integer", "exclusiveMinimum": 0, "maximum": 9},
+        "b": {"type": ["string", "null"], "enum": ["x", None]},
+        "c": {"anyOf": [{"allOf": [PET]}, {"type": "null"}]},
+        "nullable": {"type": "string"},
+    }
+
+
+NODE = {"type": "object", "properties": {"label": {"type": "string"}, "nodes": {
+    "type": "array", "items": {"$ref": "#/components/schemas/a~1node"}}}}  # fmt: skip
+
+
+def test_a_schema_that_leads_back_into_itself_is_kept() -> None:
+    tool = told(api(schemas={"a/node": NODE}, requestBody=body_of({"$ref": "#/components/schemas/a~1node"})))
+    assert tool.parameters["properties"]["label"] == {"type": "string"}
+    right, wrong = ({"nodes": [{"nodes": [{"label": label}]}]} for label in ("x", 3))
+    assert schemas.find_flaw(json.dumps(tool.closed), right) is None
+    assert "3 is not of type 'string'" in str(schemas.find_flaw(json.dumps(tool.closed), wrong))
+    among = json.dumps({"properties": {"action": calls_schema([tool])}})  # as generators ask for it
+    assert schemas.find_flaw(among, {"action": {"name": "op", "arguments": right}}) is None
+    assert schemas.find_flaw(among, {"action": {"name": "op", "arguments": {"nodes": 3}}}) is not None
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"requestBody": body_of({"$ref": "#/components/schemas/none"})}, "leads nowhere"),
+        ({"requestBody": body_of({"$ref": "other.json#/a"})}, "leads out of the document"),
+        ({"requestBody": body_of({"allOf": [{"$ref": "#/components/schemas/Self"}]})}, "round in a circle"),
+        ({"requestBody": body_of({"$ref": "#/components/schemas/B0"})}, "parts when its references"),
+        ({"requestBody": body_of({"type": "number", "minimum": "x"})}, "not a JSON schema"),
+        ({"parameters": [{"name": "a", "in": "query"}, {"name": "a", "in": "header"}]}, "two parameters of the name"),
+        ({"parameters": [{"name": "body", "in": "query"}], "requestBody": body_of({})}, "has a body, and a parameter"),
+        ({"parameters": {"a": 1}}, "parameters is no list"),
+    ],
+)
+def test_an_operation_that_cannot_be_told_is_left_out_by_name(
+    more: dict[str, Any], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    doubled = {
+        f"B{n}": {"properties": {k: {"$ref": f"#/components/schemas/B{n + 1}"} for k in "ab"}} for n in range(20)
+    }
+    known = {"Self": {"allOf": [{"$ref": "#/components/schemas/Self"}]}, **doubled, "B20": {}}
+    document = api(schemas=known, **more)
+    with pytest.raises(ConfigError, match=rf"^api.json: the operation POST /pets \(op\) is left out: .*{why}"):
+        list(from_openapi(document, "api.json"))
+    caplog.clear()
+    document["paths"]["/"] = {"get": {}}
+    assert [tool.name for tool in from_openapi(document, "api.json")] == ["get"]
+    (line,) = caplog.messages
+    assert why in line and "POST /pets (op)" in line
+
+
+def test_an_operation_is_named_as_function_calls_take_it() -> None:
+    document = api(operationId="pets.add é/1" + "x" * 80)
+    assert told(document).name == ("pets_add___1" + "x" * 80)[:64]
+    document["paths"]["/b"] = {"post": {"operationId": "pets/add é/1" + "x" * 80}}
+    with pytest.raises(ConfigError, match=r"POST /pets .* and POST /b .* have one name"):
+        list(from_openapi(document, "api.json"))
 
 
 @pytest.mark.parametrize(

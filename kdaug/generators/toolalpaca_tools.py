@@ -70,7 +70,7 @@ class ToolAlpacaTools:
         asked = render("toolalpaca_tools/functions", tool=text_of(record.prompt))
         reply = await generate(asked, schema=SCHEMA, temperature=self.temperature, max_tokens=self.max_tokens)
         try:
-            tools = distinct(list(from_openapi(document(reply), "the reply")), "the reply")
+            tools = distinct(list(from_openapi(document(reply), "the reply", _refuse)), "the reply")
         except ConfigError as e:
             return [Discarded(record.child(by=self.name, replies=[reply]), _unreadable(e))]
         told = [orjson.dumps(tool.to_json()["function"]).decode() for tool in tools]
@@ -97,6 +97,11 @@ class ToolAlpacaTools:
             return Discarded(child, Drop(f"{self.name}:{flaw}"))
         named = next((tool.name for tool in tools if tool.name.lower() in text.lower().split()), None)
         return Discarded(child, Drop(f"{self.name}:names_function", {"function": named})) if named else child
+
+
+def _refuse(line: str) -> None:
+    """A document of a model's is right as a whole, or none."""
+    raise ConfigError(line)
 
 
 def _unreadable(e: ConfigError) -> Drop:
