@@ -10,7 +10,8 @@
     │  ├─ TeacherUnavailable   an outage: the run stops, its open jobs stay open, nothing is lost
     │  ├─ ContextTooLong     ┐
     │  ├─ BadRequest         │ this record's own fault: dropped with the reason
-    │  ├─ Refused            ┘
+    │  ├─ Refused            │
+    │  ├─ ServerGone         ┘
     │  ├─ Unrecorded         ┐ fatal: the run stops, nothing is lost
     │  └─ AccessDenied       ┘
     ├─ ParseError            the reply lacks the expected form; carries the reply's text; a drop
@@ -108,6 +109,14 @@ class BadRequest(TeacherError):
 
 class Refused(TeacherError):
     """The teacher's content filter refused prompt or reply."""
+
+
+class ServerGone(TeacherError):
+    """The server of a record's tools ended in the middle of a call."""
+
+    @property
+    def reason(self) -> str:
+        return "tools:server_gone"
 
 
 class AccessDenied(TeacherError):

@@ -210,7 +210,7 @@ def _nullable(told: dict[str, Any]) -> dict[str, Any]:
     if isinstance(told.get("type"), str) and not told.keys() & {"allOf", "anyOf", "oneOf", "not", "const", "$ref"}:
         options = {"enum": [*told["enum"], None]} if "enum" in told and None not in told["enum"] else {}
         return {**told, "type": [told["type"], "null"], **options}
-    notes = {key: told.pop(key) for key in ("description", "title", "default") if key in told}
+    notes: dict[str, Any] = {key: told.pop(key) for key in ("description", "title", "default") if key in told}
     return {"anyOf": [told, {"type": "null"}], **notes}
 
 

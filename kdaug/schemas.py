@@ -24,6 +24,8 @@ _MAY_BE_SLOW = re.compile(r'"(?:pattern|patternProperties|uniqueItems|\$(?:dynam
 # What a schema is that only jsonschema's code finds out: a URL that is none, a $schema that is no text.
 _NO_SCHEMA = (re.error, RecursionError, OverflowError, ValueError, TypeError, AttributeError)
 
+_FLAT = 20  # levels of a value: a schema that goes on takes a dozen calls for each
+
 _worker = Worker("kdaug.schemas", cpu=1, memory=512)
 
 
@@ -77,11 +79,24 @@ def find_flaw(schema: str, value: Any) -> str | None:
 
     try:
         error = best_match(validator(schema).iter_errors(value))
-    except RecursionError:
+    except RecursionError as e:
+        if _flat(value):
+            raise ConfigError("schema: cannot be applied: a $ref leads round in a circle") from e
         return "it is nested too deeply"
     except (Unresolvable, *_NO_SCHEMA) as e:
         raise ConfigError(f"schema: cannot be applied: {shorten(str(e))}") from e
     return None if error is None else f"{shorten(error.message, 300)} (at {error.json_path})"
+
+
+def _flat(value: Any) -> bool:
+    """Whether a value is so flat that only the schema can be to blame for a depth of a thousand calls."""
+    level = [value]
+    for _ in range(_FLAT):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [part for parts in inner for part in parts]
+        if not level:
+            return True
+    return False
 
 
 def answer(question: dict[str, Any]) -> Any:

@@ -25,10 +25,10 @@ SHOWN = 20  # characters of what is no JSON
 class JsonSchema(Gate):
     """Drops records whose answer is not JSON, and nothing but JSON, valid under a JSON schema.
 
-    The schema is the record's own, in `meta[meta]`, or else `schema`. Reasons: `json_schema:invalid` with what is
-    wrong, `json_schema:duplicate_key` (JSON leaves open which of the values counts, so readers differ),
-    `json_schema:timeout` where a schema with a regular expression takes too long, `json_schema:no_schema`, and
-    `json_schema:bad_schema` for a record's own that is none.
+    The schema is the record's own, in `meta[meta]` (an object, or its JSON text), or else `schema`. Reasons:
+    `json_schema:invalid` with what is wrong, `json_schema:duplicate_key` (JSON leaves open which of the values counts,
+    so readers differ), `json_schema:timeout` where a schema with a regular expression takes too long,
+    `json_schema:no_schema`, and `json_schema:bad_schema` for a record's own that is none.
     """
 
     schema: Mapping[str, Any] = field(default_factory=dict)  # Any: JSON
@@ -45,9 +45,11 @@ class JsonSchema(Gate):
 
     async def _flaw(self, record: Record, until: Until) -> Drop | None:
         own = record.meta.get(self.meta)
-        schema = own if isinstance(own, dict) else dict(self.schema)
+        schema = _object(own) or dict(self.schema)
         if not schema:
-            return Drop("json_schema:no_schema")
+            if own is None or own == {}:
+                return Drop("json_schema:no_schema")
+            return Drop("json_schema:bad_schema", {"problem": f"meta.{self.meta} is no JSON object"})
         text = text_of(record.completion)
         try:
             wrong = await form_of({"json": schema}).flaw(orjson.loads(text), until)
@@ -61,13 +63,30 @@ class JsonSchema(Gate):
         return Drop("json_schema:timeout" if wrong == SLOW else "json_schema:invalid", {"problem": wrong})
 
 
+def _object(own: Json) -> dict[str, Json] | None:
+    """A schema as an object or as its JSON text; many file formats have no objects of any form."""
+    if isinstance(own, str):
+        try:
+            own = orjson.loads(own)
+        except orjson.JSONDecodeError:
+            return None
+    return own if isinstance(own, dict) else None
+
+
 def _duplicate_key(text: str) -> Drop | None:
+    try:
+        problem = duplicate_key(text)
+    except RecursionError:
+        return Drop("json_schema:invalid", {"problem": "it is nested too deeply"})
+    return Drop("json_schema:duplicate_key", {"problem": problem}) if problem else None
+
+
+def duplicate_key(text: str) -> str | None:
+    """Which key of a JSON text stands twice in an object, in a line. Raises RecursionError."""
     try:
         _STRICT.decode(text)
     except _Twice as e:
-        return Drop("json_schema:duplicate_key", {"problem": f"the key {e.key!r} stands more than once in an object"})
-    except RecursionError:
-        return Drop("json_schema:invalid", {"problem": "it is nested too deeply"})
+        return f"the key {e.key!r} stands more than once in an object"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 from scripted import Scripted, in_turn
@@ -82,6 +83,7 @@ def test_a_record_s_own_schema_goes_before_the_gate_s() -> None:
         ("add", '{"a": "1", "b": 2}', "tool_calls:arguments"),
         ("add", '{"a": 1, "b": 2', "tool_calls:not_json"),
         ("add", "[1, 2]", "tool_calls:not_json"),
+        ("add", '{"a": 1, "a": 3, "b": 2}', "tool_calls:duplicate_key"),
         ("add", "", "tool_calls:not_json"),
         ("sub", '{"a": 1, "b": 2}', "tool_calls:unknown"),
         ("bare", "{}", None),
@@ -105,6 +107,49 @@ def test_each_call_is_one_that_the_tools_allow(name: str, arguments: str, reason
 def test_what_is_no_json_is_named_as_it_is(answer: str, told: str) -> None:
     drop = verdict(JsonSchema(schema={"type": "integer"}), Record(prompt=user("n"), completion=assistant(answer)))
     assert drop and drop.reason == "json_schema:invalid" and told in str(drop.detail["problem"])
+
+
+def trajectory(*calls: ToolCall) -> Record:
+    """As a row of messages is read: all turns but the last are the prompt."""
+    acted = [(Message("assistant", "", (call,)), Message("tool", "3", tool_call_id=call.id)) for call in calls]
+    return Record(
+        prompt=(*user("Add."), *(turn for pair in acted for turn in pair)), completion=assistant("3"), tools=(ADD,)
+    )
+
+
+def test_every_turn_of_the_assistant_is_checked() -> None:
+    first, second = ToolCall("0", "add", '{"a": 1, "b": 2}'), ToolCall("1", "add", '{"a": 1, "b": 3}')
+    assert verdict(ToolCalls(need=True), trajectory(first, second)) is None
+    drop = verdict(ToolCalls(), trajectory(first, ToolCall("1", "sub", "{}")))
+    assert drop and drop.reason == "tool_calls:unknown" and drop.detail["tool"] == "sub"
+
+
+def test_two_calls_of_one_id_are_dropped_and_an_id_is_not_needed() -> None:
+    one, two = ToolCall("0", "add", '{"a": 1, "b": 2}'), ToolCall("0", "add", '{"a": 1, "b": 3}')
+    drop = verdict(ToolCalls(), trajectory(one, two))
+    assert drop and drop.reason == "tool_calls:duplicate_id" and drop.detail == {"id": "0", "tools": ["add", "add"]}
+    bare = ToolCall("", "add", '{"a": 1, "b": 2}')
+    assert verdict(ToolCalls(), trajectory(bare, bare)) is None
+
+
+def test_a_schema_may_be_json_text() -> None:
+    def of(schema: Json) -> str | None:
+        drop = verdict(JsonSchema(), Record(prompt=user("n"), completion=assistant("3"), meta={"schema": schema}))
+        return drop.reason if drop else None
+
+    assert of('{"type": "integer"}') is None and of('{"type": "string"}') == "json_schema:invalid"
+    assert of("{") == of("[]") == of(5) == "json_schema:bad_schema"
+
+
+def test_a_schema_that_goes_round_in_a_circle_is_to_blame_and_not_the_answer() -> None:
+    circle, tree = {"$ref": "#"}, {"type": ["object", "integer"], "additionalProperties": {"$ref": "#"}}
+    with pytest.raises(ConfigError, match="round in a circle"):
+        schemas.find_flaw(json.dumps(circle), {"a": [1]})
+    assert schemas.find_flaw(json.dumps(tree), {"a": {"a": 1}}) is None
+    deep: Json = 1
+    for _ in range(400):
+        deep = {"a": deep}
+    assert schemas.find_flaw(json.dumps(tree), deep) == "it is nested too deeply"
 
 
 def nested(depth: int) -> Json:
