@@ -20,8 +20,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,20 +75,26 @@ def train(
         training = Training(how, student, units, objective, folder, held_out, world, begin, beside)
         training.resume()
         _advise(training)
-        try:
-            _begin(training)
-            if how.dry_run:
-                return
-            with training.stop.listening():
-                _take_steps(training, on_step)
-        except KeyboardInterrupt as e:
-            saved = f"step {training.step} of {training.steps} is saved, and the same command goes on from there"
-            done = saved if training.save() else "the same command goes on from the last checkpoint"
-            raise Interrupted(e.number if isinstance(e, Interrupted) else signal.SIGINT, done) from e
+        _begin(training)
+        if how.dry_run:
+            return
+        with training.stop.listening(), _saving(training):
+            _take_steps(training, on_step)
         kept, told = training.settle()
         if world.first:
             _finish(training, kept, told)
         world.wait()
+
+
+@contextmanager
+def _saving(training: Training[Any]) -> Iterator[None]:
+    """What is interrupted leaves a checkpoint."""
+    try:
+        yield
+    except KeyboardInterrupt as e:
+        saved = f"step {training.step} of {training.steps} is saved, and the same command goes on from there"
+        done = saved if training.save() else "the same command goes on from the last checkpoint"
+        raise Interrupted(e.number if isinstance(e, Interrupted) else signal.SIGINT, done) from e
 
 
 def _begin(training: Training[Any]) -> None:

@@ -14,10 +14,11 @@ from kdaug.errors import Interrupted
 
 class Stop:
     """A first signal raises Interrupted at the next `check`, or in the middle of what runs `at_once`; a second one
-    wherever it comes."""
+    wherever it comes, but where one is `patient`."""
 
     def __init__(self, patient: bool = False) -> None:
-        """`patient`: nothing is broken off, as other processes wait for this one's part of it."""
+        """`patient`: nothing is broken off, as other processes wait for this one's part of it. Who started them all
+        (torchrun) says it twice, and kills them half a minute later."""
         self.signal = 0
         self._now, self._patient = False, patient
 
@@ -51,6 +52,6 @@ class Stop:
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         again, self.signal = self.signal, number
-        if self._now or again:
+        if self._now or (again and not self._patient):
             self._now = False
             raise Interrupted(number)

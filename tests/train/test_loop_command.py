@@ -18,8 +18,8 @@ from kdaug.record import Record, text_of
 from kdaug.train.student import digest, locate
 
 SETTINGS = [
-    *("--set", "loop.first.sft={epochs: 1, length: 128, accumulate: 1}"),
-    *("--set", "loop.train.preference={loss: dpo, length: 256, accumulate: 1, epochs: 1}"),
+    *("--set", "loop.first.sft={epochs: 1, length: 128, accumulate: 1, save_every: 2}"),
+    *("--set", "loop.train.preference={loss: dpo, length: 256, accumulate: 1, epochs: 1, save_every: 2}"),
     *("--set", "spin.max_tokens=64"),
 ]
 
