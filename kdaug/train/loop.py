@@ -120,8 +120,8 @@ def _take_steps(training: Training[Any], on_step: OnStep | None) -> None:
                 on_step(done)
             if done.step % how.save_every == 0 and not last:
                 training.save()
-            training.stop.signal = int(world.most(training.stop.signal))
-            training.stop.check()
+            if agreed := int(world.most(training.stop.signal)):  # one that comes meanwhile is agreed on a step later
+                raise Interrupted(agreed)
 
 
 def _advise(training: Training[Any]) -> None:

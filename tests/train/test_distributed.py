@@ -75,19 +75,26 @@ def wait_for(out: Path, step: int, runs: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_curve_of_one_and_go_on_from_its_checkpoint(given: list[str], tmp_path: Path) -> None:
-    """A training of one process is ended as a scheduler would end it, and torchrun takes it up."""
+def test_two_processes_give_the_curve_of_one_and_go_on_from_each_others_checkpoints(
+    given: list[str], tmp_path: Path
+) -> None:
+    """Two trainings are ended as a scheduler would end them, that of torchrun and that of one process."""
     command, parts = [*SFT, *given], tmp_path / "parts"
     whole = one(command, tmp_path / "one")
     assert_same_training(whole, two(command, tmp_path / "two"))
     assert json.loads((tmp_path / "two" / "training.json").read_text())["results"]["processes"] == 2
 
+    torchrun = subprocess.Popen([*TORCHRUN, *command, "--out", str(parts)], stderr=subprocess.DEVNULL)
+    wait_for(parts, 3, lambda: torchrun.poll() is None)
+    torchrun.send_signal(signal.SIGTERM)
+    assert torchrun.wait(60) != 0
+    assert list(parts.glob("checkpoint-*.parts"))
     process = start([*command, "--out", str(parts)])
     wait_for(parts, 7, process.is_alive)
     process.terminate()
     process.join()
     assert process.exitcode == 128 + signal.SIGTERM
-    assert (parts / "checkpoint.pt").is_file()
+    assert (parts / "checkpoint.pt").is_file() and not list(parts.glob("checkpoint-*.parts"))
     subprocess.run([*TORCHRUN, *command, "--out", str(parts)], check=True, capture_output=True)
     assert_same_training(whole, parts)
 
